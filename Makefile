@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name 'CMakeLists.txt')
+CPP := $(shell find native -name '*.cpp' -o -name '*.hpp')
+
+.PHONY: run test check format setup bench clean
+
+run: .venv/.ready  ## set up, fetch the default model, chat in the terminal
+	$(BIN)/headrace chat
+
+test: .venv/.ready-dev check native-test  ## everything CI runs
+	$(BIN)/python -m pytest
+	PYTHON=$(PYTHON) BIN=$(BIN) sh .ci/wheel.sh
+
+check: .venv/.ready-dev  ## formatting, lint, types
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: .venv/.ready-dev
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $(CPP)
+
+setup: .venv/.ready-dev
+
+bench: .venv/.ready  ## our own figures; `headrace bench peers` compares
+	$(BIN)/headrace bench engine
+
+clean:
+	rm -rf .venv build dist
+
+.venv/bin/python:
+	@sh .ci/preflight.sh $(PYTHON)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1" "scikit-build-core>=1.1,<2" "nanobind>=3.1,<4" "cmake>=3.24" ninja
+
+.venv/.ready: .venv/bin/python pyproject.toml CMakeLists.txt $(NATIVE)
+	$(BIN)/pip install --quiet --no-build-isolation --editable .
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready
+	$(BIN)/pip install --quiet --group dev --group reference
+	@touch $@

@@ -1,0 +1,1 @@
+namespace headrace { const char* version() { return "0"; } }
