@@ -1,0 +1,217 @@
+"""The only queues and locks between the engine thread and everybody else.
+
+In: submissions and cancellations. Out: events, to readers on any event loop or plain thread.
+Thread: both sides, as each method says. Next: `loop.py` on the way in, the caller on the way out.
+
+Inward, callers append under one lock and the engine thread takes everything at once. Outward, the
+engine thread gathers a step's events and wakes each event loop once, however many readers it has.
+A reader that falls behind finds its deltas merged: it gets bigger deltas, never a blocked engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from headrace.engine.request import Request
+from headrace.errors import EngineClosed, EngineOverloaded
+from headrace.events import Event, merge_all
+from headrace.model.interface import TokenIds
+
+
+class Reader(Protocol):
+    """Where one stream's events arrive. Made by the thread that will read."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop to wake, or None for a reader that waits on a thread of its own."""
+
+    def receive(self, events: Sequence[Event]) -> None:
+        """Keep `events` and wake whoever waits. On the loop's thread, or on the engine thread."""
+
+
+class LoopReader:
+    """A reader on an event loop: all its methods run on that loop's thread, so it has no lock."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._arrived: list[Event] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        return self._loop
+
+    def receive(self, events: Sequence[Event]) -> None:
+        self._arrived.extend(events)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self) -> list[Event]:
+        """At least one event; everything that arrived, with deltas merged."""
+        if self._waiter is not None:
+            raise RuntimeError("two tasks read the same stream; give each its own")
+        while not self._arrived:
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        arrived, self._arrived = self._arrived, []
+        return merge_all(arrived)
+
+
+class ThreadReader:
+    """A reader on a plain thread: `take` blocks it, and Ctrl-C still gets through."""
+
+    def __init__(self) -> None:
+        self._arrived: list[Event] = []
+        self._changed = threading.Condition()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        return None
+
+    def receive(self, events: Sequence[Event]) -> None:
+        with self._changed:
+            self._arrived.extend(events)
+            self._changed.notify()
+
+    def take(self) -> list[Event]:
+        """At least one event; everything that arrived, with deltas merged."""
+        with self._changed:
+            while not self._arrived:
+                self._changed.wait()
+            arrived, self._arrived = self._arrived, []
+        return merge_all(arrived)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Submission:
+    """A request on its way to the engine thread, as tokens. Compared by identity."""
+
+    request_id: str
+    request: Request
+    prompt: TokenIds
+    seed: int
+    reader: Reader
+    submitted_at: float
+    """Seconds on the engine's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    submission: Submission
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    submission: Submission
+
+
+Command: TypeAlias = Submit | Cancel
+
+
+class Inbox:
+    """What callers want of the engine thread."""
+
+    def __init__(self, max_pending: int) -> None:
+        self._changed = threading.Condition()
+        self._commands: list[Command] = []
+        self._num_pending = 0
+        self._max_pending = max_pending
+        self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
+    def num_pending(self) -> int:
+        """Requests that were submitted and have not ended."""
+        return self._num_pending
+
+    def submit(self, submission: Submission) -> None:
+        """Any thread. Raises `EngineOverloaded` and `EngineClosed`, and then keeps nothing."""
+        with self._changed:
+            if self._is_closed:
+                raise EngineClosed("the engine is closed; make a new one with `Engine.load`")
+            if self._num_pending >= self._max_pending:
+                raise EngineOverloaded(
+                    f"{self._num_pending} requests are running or waiting, as many as "
+                    "`max_pending` allows; try again later"
+                )
+            self._num_pending += 1
+            self._commands.append(Submit(submission))
+            self._changed.notify()
+
+    def cancel(self, submission: Submission) -> None:
+        """Any thread. A submission that has ended, or was never made, is left in peace."""
+        with self._changed:
+            self._commands.append(Cancel(submission))
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Any thread, any number of times: take no more submissions, wake the engine thread."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+
+    def drain(self) -> list[Command]:
+        """Engine thread: everything that came since the last time. Does not block."""
+        if not self._commands:  # the lean way through a busy step: no lock
+            return []
+        with self._changed:
+            commands, self._commands = self._commands, []
+        return commands
+
+    def wait(self) -> None:
+        """Engine thread: sleep, without using the processor, until there is a reason to wake."""
+        with self._changed:
+            while not self._commands and not self._is_closed:
+                self._changed.wait()
+
+    def ended(self) -> None:
+        """Engine thread: one submission has had its last event."""
+        with self._changed:
+            self._num_pending -= 1
+
+
+class Outbox:
+    """One step's events, on their way out. Engine thread only."""
+
+    def __init__(self) -> None:
+        self._by_loop: dict[asyncio.AbstractEventLoop | None, dict[Reader, list[Event]]] = {}
+
+    def post(self, reader: Reader, event: Event) -> None:
+        by_reader = self._by_loop.setdefault(reader.loop, {})
+        events = by_reader.get(reader)
+        if events is None:
+            by_reader[reader] = [event]
+        else:
+            events.append(event)
+
+    def flush(self) -> list[Reader]:
+        """Hand over everything: one wake-up for each event loop. Returns the readers whose loop
+        has been closed under them; nobody will ever read there."""
+        if not self._by_loop:
+            return []
+        by_loop, self._by_loop = self._by_loop, {}
+        lost: list[Reader] = []
+        for loop, by_reader in by_loop.items():
+            if loop is None:
+                _receive_all(by_reader)
+                continue
+            try:
+                loop.call_soon_threadsafe(_receive_all, by_reader)
+            except RuntimeError:  # the loop is closed
+                lost.extend(by_reader)
+        return lost
+
+
+def _receive_all(by_reader: dict[Reader, list[Event]]) -> None:
+    for reader, events in by_reader.items():
+        reader.receive(events)

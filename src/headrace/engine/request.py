@@ -1,0 +1,197 @@
+"""What was asked, checked.
+
+In: a caller's wishes. Out: a frozen `Request`. Thread: the caller's. Next: `admission.py`.
+
+Field names are those of the wire, so that an error that names a field names it for everybody.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from headrace.engine.grammar import Grammar
+from headrace.errors import InvalidRequest
+from headrace.model.interface import SamplingSettings
+
+Message: TypeAlias = Mapping[str, Any]
+"""One chat message as on the wire: `{"role": "user", "content": "…"}`."""
+
+MAX_STOPS = 16
+MAX_CHOICES = 128
+MAX_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One generation: exactly one of `messages`, `prompt` and `token_ids`, and how to answer it.
+
+    Raises `InvalidRequest`, naming the field, where a value is of the wrong type or out of range.
+    What depends on the model (context length, token ids) is checked by the engine.
+    """
+
+    messages: Sequence[Message] | None = None
+    """A conversation, rendered with the model's chat template."""
+    prompt: str | None = None
+    """Text to go on from as it is, without a template."""
+    token_ids: Sequence[int] | None = None
+    """Tokens to go on from as they are: earlier turns replayed exactly."""
+
+    max_tokens: int | None = None
+    """The most tokens to generate, per choice. None, or more than fits: to the context's end."""
+    stop: str | Sequence[str] = ()
+    """Strings that end the answer; they are never part of it."""
+    n: int = 1
+    """How many answers to give."""
+    ignore_eos: bool = False
+    """Go on after end-of-generation tokens: for benchmarks."""
+
+    temperature: float = 0.0
+    """0 takes the likeliest token always."""
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    """None: the engine chooses one and says it in `Started`."""
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+    grammar: Grammar | None = None
+    tenant: str = ""
+    """Whose cached banks may be used, and in whose fair share this counts."""
+
+    def __post_init__(self) -> None:
+        _check_prompt(self)
+        _check_numbers(self)
+        object.__setattr__(self, "stop", _checked_stops(self.stop))
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+        if not isinstance(self.tenant, str):
+            raise _wrong("tenant", self.tenant, "a string")
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
+
+    def sampling(self, choice: int, seed: int) -> SamplingSettings:
+        """The settings of one choice, with the seed that holds for all of them."""
+        return SamplingSettings(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            seed=seed & 0xFFFF_FFFF_FFFF_FFFF,
+            choice=choice,
+            num_logprobs=self.top_logprobs,
+            want_logprob=self.logprobs,
+            logit_bias=tuple(self.logit_bias.items()),
+        )
+
+
+def _check_prompt(request: Request) -> None:
+    given = [
+        name for name in ("messages", "prompt", "token_ids") if getattr(request, name) is not None
+    ]
+    if len(given) != 1:
+        raise InvalidRequest(
+            "a request needs exactly one of `messages`, `prompt` and `token_ids`; "
+            + (f"it has {' and '.join(f'`{name}`' for name in given)}" if given else "it has none"),
+            param=given[1] if given else "messages",
+        )
+    if request.messages is not None:
+        _check_messages(request.messages)
+    if request.prompt is not None and not isinstance(request.prompt, str):
+        raise _wrong("prompt", request.prompt, "a string")
+    if request.token_ids is not None and len(request.token_ids) == 0:
+        raise InvalidRequest("`token_ids` is empty; it needs at least one token", param="token_ids")
+
+
+def _check_messages(messages: Sequence[Message]) -> None:
+    if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
+        raise _wrong("messages", messages, "a list of messages")
+    if not messages:
+        raise InvalidRequest("`messages` is empty; it needs at least one message", param="messages")
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise _wrong(f"messages[{index}]", message, 'an object like {"role": …, "content": …}')
+        if not isinstance(message.get("role"), str):
+            raise _wrong(f"messages[{index}].role", message.get("role"), "a string")
+
+
+_HUGE = 1e30
+"""Leaves out infinity and integers that no float can hold."""
+_FLOATS = {
+    # field: (least, most, what it must be)
+    "temperature": (0.0, _HUGE, "a number of at least 0"),
+    "top_p": (0.0, 1.0, "a number from 0 to 1"),
+    "min_p": (0.0, 1.0, "a number from 0 to 1"),
+    "repetition_penalty": (1e-6, _HUGE, "a number above 0; 1 changes nothing"),
+    "frequency_penalty": (-2.0, 2.0, "a number from -2 to 2"),
+    "presence_penalty": (-2.0, 2.0, "a number from -2 to 2"),
+}
+_INTEGERS = {
+    "max_tokens": (1, 2**31 - 1, "a whole number of at least 1"),
+    "n": (1, MAX_CHOICES, f"a whole number from 1 to {MAX_CHOICES}"),
+    "top_k": (0, 2**31 - 1, "a whole number of at least 0; 0 keeps all tokens"),
+    "seed": (-(2**63), 2**64 - 1, "a whole number of at most 64 bits"),
+    "top_logprobs": (0, MAX_TOP_LOGPROBS, f"a whole number from 0 to {MAX_TOP_LOGPROBS}"),
+}
+_OPTIONAL = ("max_tokens", "seed")
+_BOOLEANS = ("ignore_eos", "logprobs")
+
+
+def _check_numbers(request: Request) -> None:
+    for name, (least, most, wanted) in _FLOATS.items():
+        value = getattr(request, name)
+        if not _is_number(value) or not least <= value <= most:
+            raise _wrong(name, value, wanted)
+    for name, (lowest, highest, wanted) in _INTEGERS.items():
+        value = getattr(request, name)
+        if value is None and name in _OPTIONAL:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+            raise _wrong(name, value, wanted)
+    for name in _BOOLEANS:
+        if not isinstance(getattr(request, name), bool):
+            raise _wrong(name, getattr(request, name), "true or false")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _checked_stops(stop: str | Sequence[str]) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequest(
+            f"`stop` has {len(stops)} strings; at most {MAX_STOPS} are allowed", param="stop"
+        )
+    for text in stops:
+        if not isinstance(text, str) or not text:
+            raise _wrong("stop", text, "a string, or a list of strings, none of them empty")
+    return stops
+
+
+def _checked_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
+    if not isinstance(logit_bias, Mapping):
+        raise _wrong("logit_bias", logit_bias, "a map from token id to a number")
+    for token, bias in logit_bias.items():
+        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+            raise _wrong("logit_bias", token, "a map whose keys are token ids")
+        # Minus infinity forbids a token; plus infinity would be no probability at all.
+        if not _is_number(bias) or not -math.inf <= bias <= _HUGE:
+            raise _wrong(f"logit_bias[{token}]", bias, "a number")
+    return dict(logit_bias)
+
+
+def _wrong(name: str, value: object, wanted: str) -> InvalidRequest:
+    shown = repr(value)
+    if len(shown) > 60:
+        shown = shown[:57] + "…"
+    return InvalidRequest(f"`{name}` must be {wanted}, not {shown}", param=name)
