@@ -14,7 +14,8 @@
     │   └── StorageError             disk full, not writable, or locked by another process
     ├── EngineOverloaded        503  a queue is full; try again later
     ├── EngineClosed            503  the engine is shutting down or has stopped
-    └── GenerationFailed        500  one sequence failed (NaN logits, empty grammar mask)
+    ├── GenerationFailed        500  one sequence failed (NaN logits, empty grammar mask)
+    └── BenchError              500  a benchmark or a peer it compares with cannot run
 
 Each class carries its HTTP status, wire type and wire code; the server adds no table of its own.
 """
@@ -98,3 +99,7 @@ class EngineClosed(HeadraceError):
 
 class GenerationFailed(HeadraceError):
     code = "generation_failed"
+
+
+class BenchError(HeadraceError):
+    code = "bench_failed"
