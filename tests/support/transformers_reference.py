@@ -1,0 +1,76 @@
+"""The logits that `transformers` computes from a GGUF file: a reference of other hands.
+
+Sizes, names, dequantization and the un-permuting of llama's query and key rows are all theirs. What
+their loader leaves out of a GGUF file is added here, and is the whole list: heads of another size
+than hidden_size / num_heads for qwen, and what divides the rotation frequencies.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+
+class TransformersModel:
+    """A file loaded as float32, on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        reader = gguf.GGUFReader(path)
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        _complete(config, reader)
+        self.model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        loaded = load_gguf_checkpoint(path, return_tensors=True, model_to_load=self.model)
+        outcome = self.model.load_state_dict(loaded["tensors"], strict=False)
+        _check(outcome.missing_keys, outcome.unexpected_keys, config)
+        self.model.tie_weights()
+        _divide_frequencies(self.model, reader)
+
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        """(len(tokens), vocab_size) float32."""
+        with torch.inference_mode():
+            logits: np.ndarray = self.model(torch.tensor([tokens])).logits[0].numpy()
+        return logits
+
+
+def _complete(config: Any, reader: gguf.GGUFReader) -> None:
+    architecture = _value(reader, "general.architecture")
+    head_dim = _value(reader, f"{architecture}.attention.key_length")
+    if head_dim is not None:
+        config.head_dim = head_dim
+    if _tensor(reader, "blk.0.attn_q.bias") is not None:
+        config.attention_bias = True
+
+
+def _check(missing: list[str], unexpected: list[str], config: Any) -> None:
+    """Only a tied head may be missing, and the output bias that comes with theirs of Q, K and V."""
+    allowed = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    left = [key for key in missing if key not in allowed and not key.endswith("o_proj.bias")]
+    if left or unexpected:
+        raise AssertionError(f"transformers found no weights for {left}, no place for {unexpected}")
+
+
+def _divide_frequencies(model: Any, reader: gguf.GGUFReader) -> None:
+    architecture = _value(reader, "general.architecture")
+    factor = _value(reader, f"{architecture}.rope.scaling.factor") or 1.0
+    frequencies = model.model.rotary_emb.inv_freq
+    tensor = _tensor(reader, "rope_freqs.weight")
+    if tensor is not None:
+        frequencies /= torch.from_numpy(np.array(tensor.data))
+    frequencies /= factor
+
+
+def _value(reader: gguf.GGUFReader, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def _tensor(reader: gguf.GGUFReader, name: str) -> gguf.ReaderTensor | None:
+    return next((tensor for tensor in reader.tensors if tensor.name == name), None)
