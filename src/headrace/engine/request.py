@@ -167,6 +167,9 @@ def _is_number(value: object) -> bool:
 
 
 def _checked_stops(stop: str | Sequence[str]) -> tuple[str, ...]:
+    wanted = "a string, or a list of strings, none of them empty"
+    if not isinstance(stop, Sequence):
+        raise _wrong("stop", stop, wanted)
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     if len(stops) > MAX_STOPS:
         raise InvalidRequest(
@@ -174,7 +177,7 @@ def _checked_stops(stop: str | Sequence[str]) -> tuple[str, ...]:
         )
     for text in stops:
         if not isinstance(text, str) or not text:
-            raise _wrong("stop", text, "a string, or a list of strings, none of them empty")
+            raise _wrong("stop", text, wanted)
     return stops
 
 
