@@ -1,0 +1,272 @@
+"""Who has which bank: reuse, grow, share, evict, pin.
+
+In: sequences. Out: their bank tables. Thread: the engine thread only. Next: `model/native.py`.
+
+Every bank is in exactly one of three places, after every call:
+
+    free       nobody's, content meaningless
+    cached     full and indexed, in no sequence's table; evicted when needed, unless pinned
+    held       in a sequence's table: shared when indexed, else that sequence's alone
+
+A sequence's table is a path in the prefix index, then its own banks:
+
+    banks      | indexed, shared ......... | private, filling | private, reserved |
+               |<- num_committed_banks --->|
+    computed   |==================================>|
+
+Only private banks are ever written. The cache moves no data: what must be copied is returned.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple, TypeAlias
+
+from headrace.engine.prefix_index import Node, PrefixIndex
+from headrace.engine.sequence import Sequence
+
+BankKey: TypeAlias = tuple[str, Node | None, bytes]
+"""Tenant, parent and token ids: the address that a bank not yet computed will have."""
+
+
+class BankCopy(NamedTuple):
+    """Work for the model before the next step: copy bank `source` to bank `target`."""
+
+    source: int
+    target: int
+
+
+class KVCache:
+    """The pool's book-keeping. Every operation costs O(banks it touches)."""
+
+    def __init__(
+        self, num_banks: int, bank_size: int, identity: str, *, max_pinned_share: float = 0.5
+    ) -> None:
+        """`bank_size` in positions; `identity` names everything a bank's content depends on beside
+        tokens; pins never take more than `max_pinned_share` of the pool."""
+        if num_banks < 1 or bank_size < 1:
+            raise ValueError(f"a pool of {num_banks} banks of {bank_size} positions holds nothing")
+        self.num_banks = num_banks
+        self.bank_size = bank_size
+        self.index = PrefixIndex(identity)
+        self._free = list(range(num_banks - 1, -1, -1))
+        self._num_cached = 0
+        self._num_pinned = 0
+        self._max_pinned = int(num_banks * max_pinned_share)
+        self._pins: OrderedDict[tuple[str, str], Node] = OrderedDict()
+
+    @property
+    def capacity(self) -> int:
+        """Positions in the whole pool: the longest sequence that can ever run."""
+        return self.num_banks * self.bank_size
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    @property
+    def num_cached(self) -> int:
+        return self._num_cached
+
+    @property
+    def num_held(self) -> int:
+        return self.num_banks - len(self._free) - self._num_cached
+
+    @property
+    def num_pinned(self) -> int:
+        """Banks that some conversation pins, whether a sequence holds them now or not."""
+        return self._num_pinned
+
+    @property
+    def num_available(self) -> int:
+        """Banks that a sequence could get now."""
+        return len(self._free) + self.index.num_idle
+
+    def num_banks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.bank_size)
+
+    def count_cached_tokens(self, sequence: Sequence) -> int:
+        """How many tokens `match` would attach now."""
+        return len(self._find(sequence)) * self.bank_size
+
+    def fits(self, sequence: Sequence, *, num_spare: int = 0) -> bool:
+        """Whether a waiting sequence could get banks for all its tokens and leave `num_spare`
+        available. Then `match` and `reserve` succeed."""
+        path = self._find(sequence)
+        num_idle = sum(self.index.is_idle(node) for node in path)
+        num_new = self.num_banks_for(len(sequence.tokens)) - len(path)
+        return num_new + num_idle + num_spare <= self.num_available
+
+    def next_key(self, sequence: Sequence) -> BankKey | None:
+        """The address of the first bank that this sequence must compute, if another sequence could
+        spare it that work. Two sequences with the same next key need the same bank."""
+        path = self._find(sequence)
+        start = (sequence.num_committed_banks + len(path)) * self.bank_size
+        end = start + self.bank_size
+        if end >= sequence.num_confirmed_tokens:
+            return None
+        parent = path[-1] if path else sequence.prefix
+        return sequence.tenant, parent, sequence.tokens[start:end].tobytes()
+
+    def match(self, sequence: Sequence) -> int:
+        """Attach the longest cached continuation of what is computed; returns its tokens. Never all
+        tokens: the last one must be computed for its logits. Reserved banks that a cached one
+        replaces become free."""
+        path = self._find(sequence)
+        for node in path:
+            self._hold(node)
+            self._enter(sequence, node)
+        sequence.num_computed_tokens += len(path) * self.bank_size
+        return len(path) * self.bank_size
+
+    def reserve(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Grow the table for the next `num_tokens` tokens, evicting as needed: all or nothing."""
+        num_wanted = self.num_banks_for(sequence.num_computed_tokens + num_tokens)
+        num_missing = num_wanted - len(sequence.banks)
+        if num_missing > self.num_available:
+            return False
+        for _ in range(num_missing):
+            sequence.banks.append(self._take())
+        return True
+
+    def commit(self, sequence: Sequence) -> None:
+        """Index the banks that computed tokens have filled since the last time.
+
+        Where another sequence was faster with the same bank, its bank replaces this one's, which
+        becomes free: equal tokens give equal bits, so nobody can tell them apart.
+        """
+        num_settled = min(sequence.num_computed_tokens, sequence.num_confirmed_tokens)
+        for i in range(sequence.num_committed_banks, num_settled // self.bank_size):
+            start = i * self.bank_size
+            tokens = sequence.tokens[start : start + self.bank_size].tobytes()
+            node = self.index.find(sequence.prefix, sequence.tenant, tokens)
+            if node is None:
+                node = self.index.insert(
+                    sequence.prefix, sequence.tenant, tokens, sequence.banks[i]
+                )
+            else:
+                self._hold(node)
+            self._enter(sequence, node)
+
+    def release(self, sequence: Sequence) -> None:
+        """Take all banks from the sequence. Indexed ones stay cached, the last used longest."""
+        if sequence.prefix is not None:
+            for node in sequence.prefix.path():
+                self.index.let_go(node)
+                self._num_cached += not node.num_holders
+        self._free.extend(sequence.banks[sequence.num_committed_banks :])
+        del sequence.banks[:]
+        sequence.prefix = None
+        sequence.num_committed_banks = 0
+        sequence.num_computed_tokens = 0
+
+    def fork(self, parent: Sequence, child: Sequence) -> BankCopy | None:
+        """Give `child`, which has no banks, all that the parent has computed. Raises `ValueError`
+        unless the child's tokens start with the parent's computed ones.
+
+        Full banks are shared. Of a partial one the copy to make is returned; when no bank is left
+        for it, the child computes those tokens itself.
+        """
+        self._check_fork(parent, child)
+        num_full = parent.num_committed_banks
+        if parent.prefix is not None:
+            for node in parent.prefix.path():
+                self._hold(node)
+        child.banks = parent.banks[:num_full]
+        child.num_committed_banks = num_full
+        child.prefix = parent.prefix
+        child.num_computed_tokens = num_full * self.bank_size
+        num_partial = parent.num_computed_tokens - child.num_computed_tokens
+        if not num_partial or not self.reserve(child, num_partial):
+            return None
+        child.num_computed_tokens += num_partial
+        return BankCopy(parent.banks[num_full], child.banks[num_full])
+
+    def pin(self, sequence: Sequence, key: str) -> bool:
+        """Keep the sequence's indexed banks for the conversation `key` of its tenant, in place of
+        what `key` pinned before. Where pins exceed their share of the pool, the oldest give way;
+        False when even this one had to."""
+        owner = (sequence.tenant, key)
+        if sequence.prefix is not None:
+            for node in sequence.prefix.path():
+                self.index.pin(node)
+                self._num_pinned += node.num_pins == 1
+        self.unpin(sequence.tenant, key)
+        if sequence.prefix is not None:
+            self._pins[owner] = sequence.prefix
+        while self._num_pinned > self._max_pinned:
+            self.drop_oldest_pin()
+        return owner in self._pins
+
+    def unpin(self, tenant: str, key: str) -> None:
+        """Let the conversation's banks be evicted again. Unknown keys are fine: pins may give way
+        at any time."""
+        leaf = self._pins.pop((tenant, key), None)
+        if leaf is None:
+            return
+        for node in leaf.path():
+            self.index.unpin(node)
+            self._num_pinned -= not node.num_pins
+
+    def drop_oldest_pin(self) -> bool:
+        """Unpin the conversation that was pinned longest ago; False when nothing is pinned."""
+        if not self._pins:
+            return False
+        self.unpin(*next(iter(self._pins)))
+        return True
+
+    def bank_key(self, node: Node) -> bytes:
+        """A stable name of the bank's content, the same in every process; see
+        `PrefixIndex.digest`."""
+        return self.index.digest(node)
+
+    def _check_fork(self, parent: Sequence, child: Sequence) -> None:
+        if parent.tenant != child.tenant:
+            raise ValueError(f"tenants never share banks: {parent!r}, {child!r}")
+        if parent.num_drafts or child.num_drafts:
+            raise ValueError(f"settle drafts before a fork: {parent!r}, {child!r}")
+        if child.banks:
+            raise ValueError(f"the child of a fork must hold no banks: {child!r}")
+        num_computed = parent.num_computed_tokens
+        if child.tokens[:num_computed] != parent.tokens[:num_computed]:
+            raise ValueError(f"{child!r} does not start with what {parent!r} has computed")
+
+    def _find(self, sequence: Sequence) -> list[Node]:
+        """The cached banks that continue what the sequence has committed and computed."""
+        path: list[Node] = []
+        size = self.bank_size
+        start = sequence.num_committed_banks * size
+        # In the middle of a bank there is nothing to attach: it is being written.
+        if sequence.num_computed_tokens != start:
+            return path
+        node = sequence.prefix
+        last = sequence.num_confirmed_tokens - 1
+        while start + size <= last:
+            tokens = sequence.tokens[start : start + size].tobytes()
+            node = self.index.find(node, sequence.tenant, tokens)
+            if node is None:
+                break
+            path.append(node)
+            start += size
+        return path
+
+    def _hold(self, node: Node) -> None:
+        self._num_cached -= not node.num_holders
+        self.index.hold(node)
+
+    def _enter(self, sequence: Sequence, node: Node) -> None:
+        """Make an indexed bank the sequence's next committed one."""
+        i = sequence.num_committed_banks
+        if i == len(sequence.banks):
+            sequence.banks.append(node.bank)
+        elif sequence.banks[i] != node.bank:
+            self._free.append(sequence.banks[i])
+            sequence.banks[i] = node.bank
+        sequence.prefix = node
+        sequence.num_committed_banks = i + 1
+
+    def _take(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._num_cached -= 1
+        return self.index.evict()

@@ -1,0 +1,162 @@
+"""Which bank holds which tokens: the content address of every full bank.
+
+In: a tenant and token ids. Out: nodes, each naming one bank. Thread: the engine thread only.
+Next: `engine/kv_cache.py`.
+
+A tree per tenant. A node is one full bank; its key is its parent and its exact token ids, so a
+wrong hit is impossible rather than unlikely: nothing is hashed down to fewer bits. Keys and values
+of a bank depend on everything before it, which is why the path, not the bank's own tokens, is the
+address.
+
+                ┌ [are you]            a node is *idle* when nobody holds or pins it; who holds a
+    [hello ,] ──┤                      child holds its parent, so idle nodes have idle children only
+                └ [my name] ─ [is …]
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from hashlib import blake2b
+
+
+class Node:
+    """One full bank, its place in the tree, and how many reasons there are to keep it."""
+
+    __slots__ = (
+        "_digest",
+        "bank",
+        "children",
+        "num_holders",
+        "num_pins",
+        "parent",
+        "tenant",
+        "tokens",
+    )
+
+    def __init__(self, bank: int, parent: Node | None, tenant: str, tokens: bytes) -> None:
+        self.bank = bank
+        self.parent = parent
+        self.tenant = tenant
+        self.tokens = tokens
+        self.children: dict[bytes, Node] = {}
+        self.num_holders = 0
+        """Sequences whose bank table names this bank."""
+        self.num_pins = 0
+        """Conversations that asked to keep it."""
+        self._digest: bytes | None = None
+
+    def path(self) -> Iterator[Node]:
+        """This node, its parent, and so on up to the first bank: children before parents."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+
+class PrefixIndex:
+    """The trees of all tenants, and the idle nodes in the order in which they may be evicted.
+
+    Idle nodes are kept least recently used first. Sequences let go of children before parents, so
+    a child always stands before its parent and the first idle node is always a leaf: eviction needs
+    no search, and never makes a cached bank unreachable.
+    """
+
+    def __init__(self, identity: str) -> None:
+        self._identity = identity
+        self._roots: dict[str, dict[bytes, Node]] = {}
+        self._idle: OrderedDict[Node, None] = OrderedDict()
+        self._num_nodes = 0
+
+    def __len__(self) -> int:
+        return self._num_nodes
+
+    def __iter__(self) -> Iterator[Node]:
+        """All nodes, parents before children."""
+        queue = [node for root in self._roots.values() for node in root.values()]
+        for node in queue:
+            queue.extend(node.children.values())
+            yield node
+
+    @property
+    def num_idle(self) -> int:
+        return len(self._idle)
+
+    def is_idle(self, node: Node) -> bool:
+        return not (node.num_holders or node.num_pins)
+
+    def find(self, parent: Node | None, tenant: str, tokens: bytes) -> Node | None:
+        """The bank that continues `parent` with exactly `tokens` (32-bit ids, native order)."""
+        if parent is not None:
+            return parent.children.get(tokens)
+        root = self._roots.get(tenant)
+        return root.get(tokens) if root is not None else None
+
+    def insert(self, parent: Node | None, tenant: str, tokens: bytes, bank: int) -> Node:
+        """Register `bank`. The caller has made sure that `find` finds nothing, and holds it."""
+        node = Node(bank, parent, tenant, tokens)
+        node.num_holders = 1
+        self._siblings(node)[tokens] = node
+        self._num_nodes += 1
+        return node
+
+    def hold(self, node: Node) -> None:
+        """Count one more sequence that uses the bank."""
+        if self.is_idle(node):
+            del self._idle[node]
+        node.num_holders += 1
+
+    def let_go(self, node: Node) -> None:
+        """Undo one `hold`. Call it for children before parents."""
+        node.num_holders -= 1
+        if self.is_idle(node):
+            self._idle[node] = None
+
+    def pin(self, node: Node) -> None:
+        """Count one more reason never to evict the bank."""
+        if self.is_idle(node):
+            del self._idle[node]
+        node.num_pins += 1
+
+    def unpin(self, node: Node) -> None:
+        """Undo one `pin`. Call it for children before parents."""
+        node.num_pins -= 1
+        if self.is_idle(node):
+            self._idle[node] = None
+
+    def evict(self) -> int:
+        """Forget the least recently used idle node and give its bank back. Raises `KeyError` when
+        nothing is idle."""
+        node, _ = self._idle.popitem(last=False)
+        siblings = self._siblings(node)
+        del siblings[node.tokens]
+        if node.parent is None and not siblings:
+            del self._roots[node.tenant]
+        self._num_nodes -= 1
+        return node.bank
+
+    def digest(self, node: Node) -> bytes:
+        """32 bytes that name the bank's content for good: model identity, tenant and every token
+        up to its end. The same in every process, so that banks can be parked on disk."""
+        missing = []
+        step: Node | None = node
+        while step is not None and step._digest is None:
+            missing.append(step)
+            step = step.parent
+        for step in reversed(missing):
+            above = step.parent._digest if step.parent is not None else None
+            seed = above if above is not None else self._root_digest(step.tenant)
+            step._digest = blake2b(seed + step.tokens, digest_size=32).digest()
+        digest = node._digest
+        assert digest is not None
+        return digest
+
+    def _siblings(self, node: Node) -> dict[bytes, Node]:
+        if node.parent is not None:
+            return node.parent.children
+        return self._roots.setdefault(node.tenant, {})
+
+    def _root_digest(self, tenant: str) -> bytes:
+        # The length keeps ("ab", "c") apart from ("a", "bc").
+        identity = self._identity.encode()
+        return blake2b(b"%d:%b%b" % (len(identity), identity, tenant.encode())).digest()
