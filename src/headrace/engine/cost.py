@@ -10,9 +10,10 @@ A step is priced as a sum of four shares, each proportional to one amount of wor
     reads     positions of keys and values fetched, once a span
     pairs     (token, earlier position) pairs of attention
 
-The measured ratio to the estimate corrects each rate by its share of that estimate: decode steps
-teach the base and the reads, prompt chunks the tokens and the pairs, and a rate that had no part in
-a step learns nothing from it. Rates stay positive and one slow step changes little.
+The first steps scale all rates to the machine. After that the measured ratio to the estimate
+corrects each rate by its share of that estimate: decode steps teach the base and the reads, prompt
+chunks the tokens and the pairs, and a rate that had no part in a step learns nothing from it. Rates
+stay positive and one slow step changes little.
 """
 
 from __future__ import annotations
@@ -56,12 +57,15 @@ class StepRates:
         )
 
 
-_NUM_QUICK: Final = 16
-"""So many first observations count for more, because the guess may be far off."""
+_NUM_QUICK: Final = 8
 _QUICK: Final = 0.5
+_MAX_QUICK_SURPRISE: Final = log(16.0)
+"""The first observations say how fast the machine is: they scale all rates alike."""
+
 _STEADY: Final = 0.1
 _MAX_SURPRISE: Final = log(2.0)
-"""A step that took longer than twice its estimate teaches no more than one that took twice."""
+"""Later ones correct the shares: a tenth of the surprise is believed, and a step that took ten
+times its estimate teaches no more than one that took twice."""
 
 
 class CostModel:
@@ -112,13 +116,27 @@ class CostModel:
         pair_s = self._pair_s * num_pairs
         estimate = self._base_s + token_s + read_s + pair_s
         surprise = log(seconds / estimate)
-        surprise = max(-_MAX_SURPRISE, min(_MAX_SURPRISE, surprise))
-        surprise *= (_QUICK if self._num_observed < _NUM_QUICK else _STEADY) / estimate
         self._num_observed += 1
-        self._base_s *= exp(surprise * self._base_s)
-        self._token_s *= exp(surprise * token_s)
-        self._read_s *= exp(surprise * read_s)
-        self._pair_s *= exp(surprise * pair_s)
+        if self._num_observed <= _NUM_QUICK:
+            self._scale(_QUICK * _clip(surprise, _MAX_QUICK_SURPRISE))
+            return
+        lesson = _STEADY * _clip(surprise, _MAX_SURPRISE) / estimate
+        self._base_s *= exp(lesson * self._base_s)
+        self._token_s *= exp(lesson * token_s)
+        self._read_s *= exp(lesson * read_s)
+        self._pair_s *= exp(lesson * pair_s)
+
+    def _scale(self, log_factor: float) -> None:
+        """Believe in another machine: all of it slower or faster."""
+        factor = exp(log_factor)
+        self._base_s *= factor
+        self._token_s *= factor
+        self._read_s *= factor
+        self._pair_s *= factor
+
+
+def _clip(value: float, largest: float) -> float:
+    return max(-largest, min(largest, value))
 
 
 def _measure(spans: Iterable[Work]) -> tuple[int, int, float]:

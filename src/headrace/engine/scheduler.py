@@ -138,8 +138,8 @@ class Scheduler:
             self.add(child)
             return None
         copy = self.kv.fork(parent, child)
-        child.num_cached_tokens = child.num_computed_tokens
         self._line.join(child)
+        self._note_cached(child, child.num_computed_tokens)
         self._run(child)
         return copy
 
@@ -288,9 +288,15 @@ class Scheduler:
         return True
 
     def _attach(self, sequence: Sequence) -> None:
-        num_matched = self.kv.match(sequence)
+        self._note_cached(sequence, self.kv.match(sequence))
+
+    @staticmethod
+    def _note_cached(sequence: Sequence, num_tokens: int) -> None:
+        # What a preempted sequence finds again it may have computed itself.
         if not sequence.num_preemptions:
-            sequence.num_cached_tokens += num_matched
+            sequence.num_cached_tokens = min(
+                sequence.num_cached_tokens + num_tokens, sequence.num_prompt_tokens
+            )
 
     def _make_room(self, sequence: Sequence, draft: _Draft) -> bool:
         """Find banks for all tokens of a running sequence, whoever must yield for them; False when

@@ -43,11 +43,12 @@ class WaitingLine:
         return sum(len(entry[2].tokens) for heap in self._heaps.values() for entry in heap)
 
     def join(self, sequence: Sequence) -> None:
-        """Note an arrival. The sequence need not wait."""
+        """Note an arrival, once a sequence. It need not wait."""
+        if sequence.arrival:
+            raise ValueError(f"{sequence!r} is here already")
         tenant = sequence.tenant
         if tenant not in self._num_unfinished:
-            level = min((self.served[other] for other in self._num_unfinished), default=0)
-            self.served[tenant] = max(self.served.get(tenant, 0), level)
+            self._level(tenant)
         self._num_unfinished[tenant] = self._num_unfinished.get(tenant, 0) + 1
         self._num_arrived += 1
         sequence.arrival = self._num_arrived
@@ -62,6 +63,14 @@ class WaitingLine:
         if not self._num_unfinished:
             # Nobody is left to compare with.
             self.served.clear()
+
+    def _level(self, tenant: str) -> None:
+        """Start a tenant that had nothing here, and forget those absent who would start as low."""
+        level = min((self.served[other] for other in self._num_unfinished), default=0)
+        self.served[tenant] = max(self.served.get(tenant, 0), level)
+        if len(self.served) > 2 * len(self._num_unfinished) + 64:
+            present = {tenant, *self._num_unfinished}
+            self.served = {t: n for t, n in self.served.items() if t in present or n > level}
 
     def push(self, sequence: Sequence, distance: int) -> None:
         """Let a sequence wait that is `distance` tokens from its first token."""
