@@ -85,6 +85,11 @@ class ThreadReader:
         with self._changed:
             while not self._arrived:
                 self._changed.wait()
+        return self.poll()
+
+    def poll(self) -> list[Event]:
+        """Everything that arrived, maybe nothing, with deltas merged. Does not wait."""
+        with self._changed:
             arrived, self._arrived = self._arrived, []
         return merge_all(arrived)
 
@@ -96,6 +101,8 @@ class Submission:
     request_id: str
     request: Request
     prompt: TokenIds
+    max_num_tokens: int
+    """The most tokens of one choice, prompt included."""
     seed: int
     reader: Reader
     submitted_at: float
@@ -123,11 +130,16 @@ class Inbox:
         self._commands: list[Command] = []
         self._num_pending = 0
         self._max_pending = max_pending
-        self._is_closed = False
+        self._closed_because: str | None = None
 
     @property
     def is_closed(self) -> bool:
-        return self._is_closed
+        return self._closed_because is not None
+
+    @property
+    def closed_because(self) -> str:
+        """A sentence for those who come too late."""
+        return self._closed_because or "the engine is open"
 
     @property
     def num_pending(self) -> int:
@@ -137,8 +149,8 @@ class Inbox:
     def submit(self, submission: Submission) -> None:
         """Any thread. Raises `EngineOverloaded` and `EngineClosed`, and then keeps nothing."""
         with self._changed:
-            if self._is_closed:
-                raise EngineClosed("the engine is closed; make a new one with `Engine.load`")
+            if self._closed_because is not None:
+                raise EngineClosed(self._closed_because)
             if self._num_pending >= self._max_pending:
                 raise EngineOverloaded(
                     f"{self._num_pending} requests are running or waiting, as many as "
@@ -154,11 +166,16 @@ class Inbox:
             self._commands.append(Cancel(submission))
             self._changed.notify()
 
-    def close(self) -> None:
-        """Any thread, any number of times: take no more submissions, wake the engine thread."""
+    def close(self, because: str) -> None:
+        """Any thread: take no more submissions and wake the engine thread. The first reason given
+        stays."""
         with self._changed:
-            self._is_closed = True
+            self._closed_because = self._closed_because or because
             self._changed.notify()
+
+    @property
+    def has_commands(self) -> bool:
+        return bool(self._commands)
 
     def drain(self) -> list[Command]:
         """Engine thread: everything that came since the last time. Does not block."""
@@ -171,7 +188,7 @@ class Inbox:
     def wait(self) -> None:
         """Engine thread: sleep, without using the processor, until there is a reason to wake."""
         with self._changed:
-            while not self._commands and not self._is_closed:
+            while not self._commands and self._closed_because is None:
                 self._changed.wait()
 
     def ended(self) -> None:

@@ -1,0 +1,29 @@
+"""headrace without a model: for tests of headrace, and of what is built on it.
+
+FakeModel       a model whose next token depends on what its KV banks really hold
+saying          a rule for it: say this, then end
+FaultyModel     any model, failing at a known step
+ManualEngine    the real engine around a fake model, stepped by hand
+ManualClock     its time
+FakeTokenizer   one token a byte
+FakeTemplate    a chat template in two markers
+"""
+
+from headrace.testing.fake_model import FakeModel, FakeSampler, Rule, saying
+from headrace.testing.fake_tokenizer import END_ID, START_ID, FakeTemplate, FakeTokenizer
+from headrace.testing.faults import FaultyModel
+from headrace.testing.harness import ManualClock, ManualEngine
+
+__all__ = [
+    "END_ID",
+    "START_ID",
+    "FakeModel",
+    "FakeSampler",
+    "FakeTemplate",
+    "FakeTokenizer",
+    "FaultyModel",
+    "ManualClock",
+    "ManualEngine",
+    "Rule",
+    "saying",
+]

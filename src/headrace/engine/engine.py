@@ -1,0 +1,211 @@
+"""The engine's face: requests in, streams of events out.
+
+In: a `Request`. Out: a `Stream`, or a `Generation`. Thread: any; each call's own.
+Next: `intake.py`, then `mailbox.py`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+from headrace.engine.cost import CostModel, StepRates
+from headrace.engine.intake import Intake
+from headrace.engine.kv_cache import KVCache
+from headrace.engine.language import Template, Tokenizer
+from headrace.engine.loop import EngineLoop, EngineStats
+from headrace.engine.mailbox import Inbox, LoopReader, Submission, ThreadReader
+from headrace.engine.memory import free_memory, num_pool_banks
+from headrace.engine.profile import StepProfile
+from headrace.engine.request import Request
+from headrace.engine.scheduler import Scheduler, SchedulerConfig
+from headrace.engine.stream import AnyReader, Generation, Stream, Ticket
+from headrace.model.interface import Model, ModelSpec
+
+Join: TypeAlias = Callable[[], None]
+"""Waits until the engine's loop has ended."""
+
+SEED_BITS = 53
+"""Seeds that the engine chooses survive JSON in every language."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Limits of an engine."""
+
+    max_pending: int = 1024
+    """Requests that may run or wait at a time; more are refused with `EngineOverloaded`."""
+    context_length: int | None = None
+    """The most tokens of one choice, prompt included; None: as many as the model was made for."""
+    pool_bytes: int | None = None
+    """Size of the KV pool; None: enough for `max_running` whole contexts, but at most a quarter of
+    the memory that is free for this process."""
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+
+def in_thread(loop: EngineLoop) -> Join:
+    """Run the loop on a thread of its own, which never keeps the process alive."""
+    thread = threading.Thread(target=loop.run, name="headrace-engine", daemon=True)
+    thread.start()
+
+    def join() -> None:
+        # The last reference to an engine may be dropped on its own thread.
+        if threading.current_thread() is not thread:
+            thread.join()
+
+    return join
+
+
+class Engine:
+    """One model, and everybody who asks it. Usable from any thread and any event loop.
+
+    Make it with `Engine.load`. Close it, use it as a context manager, or just drop it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        template: Template,
+        config: EngineConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        start: Callable[[EngineLoop], Join] = in_thread,
+    ) -> None:
+        """Takes over `model`, which nobody else may use from now on, and closes it in the end.
+
+        `clock` tells seconds; `start` says how the loop runs. Raises `ModelError` where the KV pool
+        does not fit into memory.
+        """
+        config = config or EngineConfig()
+        spec = model.spec
+        num_sequences = config.scheduler.max_running
+        num_banks = num_pool_banks(spec, num_sequences, config.pool_bytes, free_memory())
+        model.allocate(num_banks)
+        kv = KVCache(num_banks, spec.bank_size, spec.identity)
+        rates = StepRates.guess(num_parameters=spec.num_parameters, weight_bytes=spec.weight_bytes)
+        self._spec = spec
+        self._clock = clock
+        self._tokenizer = tokenizer
+        self._template = template
+        self._context_length, why_context = _context(spec, kv, config)
+        self._intake = Intake(
+            tokenizer,
+            template,
+            vocab_size=spec.vocab_size,
+            context_length=self._context_length,
+            why_context=why_context,
+        )
+        self._inbox = Inbox(config.max_pending)
+        scheduler = Scheduler(config.scheduler, kv, CostModel(rates))
+        self._loop = EngineLoop(model, scheduler, tokenizer, self._inbox, clock)
+        # Runs once: on close, when the engine is dropped, or when the process ends.
+        self._shut = weakref.finalize(self, _shut, self._inbox, start(self._loop))
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        *,
+        threads: int | None = None,
+        isa: str | None = None,
+        config: EngineConfig | None = None,
+    ) -> Self:
+        """Load a model by its name or its `.gguf` file; None is the default model. One that is
+        known but not here yet is fetched first.
+
+        `threads` and `isa` None: what suits this machine. Raises `ModelNotFound`, `ModelError`,
+        `PullError`.
+        """
+        from headrace.engine.loading import open_model
+
+        opened = open_model(model, threads=threads, isa=isa)
+        return cls(opened.model, opened.tokenizer, opened.template, config)
+
+    def generate(self, request: Request) -> Stream:
+        """The events of an answer, for `async with`; the request is made when that is entered."""
+
+        def submit(reader: LoopReader) -> Ticket[LoopReader]:
+            return self._ticket(request, reader)
+
+        return Stream(submit)
+
+    def generate_sync(self, request: Request) -> Generation:
+        """The answer for a plain thread. Raises `InvalidRequest`, `EngineOverloaded` and
+        `EngineClosed` at once."""
+        return Generation(self._ticket(request, ThreadReader()))
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of one choice, prompt included."""
+        return self._context_length
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    @property
+    def template(self) -> Template:
+        return self._template
+
+    def stats(self) -> EngineStats:
+        """How busy the engine is. Each figure is true by itself at some moment of the call."""
+        return self._loop.stats()
+
+    def step_profile(self) -> StepProfile:
+        """Where the time of all steps so far went."""
+        return self._loop.profile()
+
+    def close(self) -> None:
+        """Stop within a step. Whoever still waits gets `EngineClosed`. Any number of times."""
+        self._shut()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ticket(self, request: Request, reader: AnyReader) -> Ticket[AnyReader]:
+        submitted_at = self._clock()
+        prompt = self._intake.prompt(request)
+        submission = Submission(
+            request_id=secrets.token_hex(12),
+            request=request,
+            prompt=prompt,
+            max_num_tokens=self._intake.max_num_tokens(request, len(prompt)),
+            seed=secrets.randbits(SEED_BITS) if request.seed is None else request.seed,
+            reader=reader,
+            submitted_at=submitted_at,
+        )
+        return Ticket(self._inbox, submission, reader)
+
+
+def _shut(inbox: Inbox, join: Join) -> None:
+    inbox.close("the engine is closed; make a new one with `Engine.load`")
+    join()
+
+
+def _context(spec: ModelSpec, kv: KVCache, config: EngineConfig) -> tuple[int, str]:
+    """The most tokens of one choice, and what sets that limit."""
+    limits = [(spec.context_length, f"what {spec.name} was made for")]
+    if config.context_length is not None:
+        limits.append((config.context_length, "set by `context_length`"))
+    limits.append((kv.capacity, "all that the KV pool holds; see `pool_bytes`"))
+    return min(limits, key=lambda limit: limit[0])

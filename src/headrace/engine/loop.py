@@ -1,0 +1,307 @@
+"""The heart: one step after the other, for all sequences together.
+
+In: commands from the mailbox. Out: events to the mailbox. Thread: engine, which alone touches the
+model, the scheduler and the sequences. Next: `mailbox.py`, on the way out.
+
+Whatever goes wrong, everybody hears of it: a bad row fails its choice, a failed model step the
+choices of that step, and the death of this thread every choice there is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from headrace.engine.language import Tokenizer
+from headrace.engine.mailbox import Cancel, Command, Inbox, Outbox, Reader, Submission, Submit
+from headrace.engine.profile import StepProfile, Stopwatch
+from headrace.engine.sampler import ChoiceSampler
+from headrace.engine.scheduler import Plan, Scheduler
+from headrace.engine.sequence import Sequence
+from headrace.engine.text import TextStream
+from headrace.engine.voice import Voice
+from headrace.errors import EngineClosed, GenerationFailed, HeadraceError
+from headrace.events import Event, Failed, FinishReason, Timings, Usage
+from headrace.model.interface import Model, Sampled, SampleRow, Span
+
+_log = logging.getLogger(__name__)
+
+
+_PATIENCE = 100
+"""Steps in a row without a plan, while there is work, that are taken for a fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """How busy an engine is."""
+
+    num_pending_requests: int
+    num_running: int
+    num_waiting: int
+    num_banks: int
+    num_free_banks: int
+    num_cached_banks: int
+    num_held_banks: int
+
+
+class EngineLoop:
+    """Drains, plans, computes, samples, speaks, publishes."""
+
+    def __init__(
+        self,
+        model: Model,
+        scheduler: Scheduler,
+        tokenizer: Tokenizer,
+        inbox: Inbox,
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock` tells seconds; submissions carry moments of the same clock."""
+        self._model = model
+        self._scheduler = scheduler
+        self._tokenizer = tokenizer
+        self._inbox = inbox
+        self._clock = clock
+        self._outbox = Outbox()
+        self._watch = Stopwatch()
+        self._ids = count()
+        self._voices: dict[int, Voice] = {}
+        self._jobs: dict[Reader, list[Voice]] = {}
+        """The choices of each stream that have not ended. Never an empty list between steps."""
+        self._num_still = 0
+
+    def run(self) -> None:
+        """Step until the inbox is closed; sleep while there is nothing to do."""
+        try:
+            while True:
+                if not self._scheduler.has_work:
+                    self._inbox.wait()
+                if self._inbox.is_closed:
+                    break
+                self.step()
+        except BaseException as error:
+            _log.exception("the engine thread stopped")
+            self._inbox.close(f"the engine stopped after an internal error: {error!r}")
+            raise
+        finally:
+            self.bury()
+
+    def step(self) -> None:
+        """One step, for all sequences together."""
+        self._watch.begin()
+        self._obey(self._inbox.drain())
+        plan = self._scheduler.plan()
+        self._announce(plan)
+        self._watch.lap("plan")
+        if self._compute(plan):
+            rows, voices = self._rows(plan)
+            self._speak(voices, self._sample(rows, voices))
+        self._publish()
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work or self._inbox.has_commands
+
+    def stats(self) -> EngineStats:
+        """Any thread: how busy the engine is."""
+        kv = self._scheduler.kv
+        return EngineStats(
+            num_pending_requests=self._inbox.num_pending,
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting,
+            num_banks=kv.num_banks,
+            num_free_banks=kv.num_free,
+            num_cached_banks=kv.num_cached,
+            num_held_banks=kv.num_held,
+        )
+
+    def profile(self) -> StepProfile:
+        """Any thread: where the time went so far."""
+        return self._watch.read()
+
+    def bury(self) -> None:
+        """The end: take no more, tell everybody who still waits, close the model. Trusts nothing
+        that may have broken."""
+        self._inbox.close("the engine is closed")
+        now = self._clock()
+        for voice in self._voices.values():
+            self._post(voice.submission, *voice.fail(EngineClosed(self._inbox.closed_because), now))
+        for command in self._inbox.drain():
+            if isinstance(command, Submit):
+                for choice in range(command.submission.request.n):
+                    error = EngineClosed(self._inbox.closed_because)
+                    self._refuse(command.submission, choice, error)
+        self._voices.clear()
+        self._jobs.clear()
+        self._outbox.flush()
+        self._model.close()
+
+    def _obey(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Submit(submission):
+                    self._open(submission)
+                case Cancel(submission):
+                    self._cancel(submission.reader)
+
+    def _open(self, submission: Submission) -> None:
+        """Let each choice grow a sequence; one that cannot begin fails alone."""
+        voices = self._jobs[submission.reader] = []
+        for choice in range(submission.request.n):
+            try:
+                voice = self._voice(submission, choice)
+                self._scheduler.add(voice.sequence)
+            except Exception as error:
+                self._refuse(submission, choice, _failure(error))
+            else:
+                voices.append(voice)
+                self._voices[voice.sequence.id] = voice
+        if not voices:
+            self._forget(submission)
+
+    def _voice(self, submission: Submission, choice: int) -> Voice:
+        request = submission.request
+        sequence = Sequence(
+            next(self._ids),
+            request.tenant,
+            submission.prompt,
+            max_num_tokens=submission.max_num_tokens,
+        )
+        vocab_size = self._model.spec.vocab_size
+        grammar = None if request.grammar is None else request.grammar.start(vocab_size)
+        settings = request.sampling(choice, submission.seed)
+        return Voice(
+            submission,
+            choice,
+            sequence,
+            ChoiceSampler(self._model, settings, grammar, submission.prompt),
+            TextStream(self._tokenizer.token_bytes, request.stop),
+            frozenset() if request.ignore_eos else self._tokenizer.eog_ids,
+        )
+
+    def _cancel(self, reader: Reader) -> None:
+        """End all choices of a stream; those that have ended are left in peace."""
+        for voice in list(self._jobs.get(reader, ())):
+            self._finish(voice, "cancelled", self._clock())
+
+    def _announce(self, plan: Plan) -> None:
+        for sequence in plan.admitted:
+            voice = self._voices[sequence.id]
+            started = voice.start(self._clock())
+            if started is not None:
+                self._post(voice.submission, started)
+
+    def _compute(self, plan: Plan) -> bool:
+        """Run the model; False when there is nothing to sample from."""
+        if not plan.spans:
+            self._notice_standstill(plan)
+            return False
+        try:
+            self._model.step([_span(*planned) for planned in plan.spans])
+        except Exception as error:
+            _log.warning("the model failed in a step", exc_info=True)
+            for planned in plan.spans:
+                failure = GenerationFailed(f"the model failed while it computed this: {error}")
+                self._fail(self._voices[planned.sequence.id], failure)
+            return False
+        self._scheduler.cost.observe(plan.spans, self._watch.lap("model"))
+        self._scheduler.complete(plan)
+        return True
+
+    def _notice_standstill(self, plan: Plan) -> None:
+        """Work that no plan ever takes up would let its readers wait for ever."""
+        is_still = self._scheduler.has_work and not plan.preempted
+        self._num_still = self._num_still + 1 if is_still else 0
+        if self._num_still > _PATIENCE:
+            raise RuntimeError("the scheduler has work and plans none of it")
+
+    def _rows(self, plan: Plan) -> tuple[list[SampleRow], list[Voice]]:
+        """The logits rows to sample, and whose they are."""
+        rows: list[SampleRow] = []
+        voices: list[Voice] = []
+        row = -1
+        for sequence, _, _, num_logits in plan.spans:
+            if num_logits:
+                row += num_logits
+                voice = self._voices[sequence.id]
+                try:
+                    rows.append(voice.row(row))
+                    voices.append(voice)
+                except Exception as error:
+                    self._fail(voice, _failure(error))
+        self._watch.count(plan.num_tokens, len(rows))
+        self._watch.lap("rows")
+        return rows, voices
+
+    def _sample(self, rows: list[SampleRow], voices: list[Voice]) -> list[Sampled]:
+        try:
+            return self._model.sample(rows) if rows else []
+        except Exception as error:
+            _log.warning("the model failed to sample", exc_info=True)
+            reason = f"the model failed to sample: {error}"
+            return [Sampled(None, 0.0, [], reason) for _ in voices]
+        finally:
+            self._watch.lap("sample")
+
+    def _speak(self, voices: list[Voice], outcomes: list[Sampled]) -> None:
+        """Let each voice hear its token and say what it can."""
+        now = self._clock()
+        for voice, sampled in zip(voices, outcomes, strict=True):
+            try:
+                reason = voice.hear(sampled, now)
+            except Exception as error:
+                self._fail(voice, _failure(error))
+                continue
+            if reason is not None:
+                self._finish(voice, reason, now)
+            elif (delta := voice.speak()) is not None:
+                self._post(voice.submission, delta)
+        self._watch.lap("text")
+
+    def _publish(self) -> None:
+        for reader in self._outbox.flush():
+            self._cancel(reader)
+        self._watch.lap("publish")
+
+    def _finish(self, voice: Voice, reason: FinishReason, now: float) -> None:
+        self._end(voice, voice.finish(reason, now))
+
+    def _fail(self, voice: Voice, error: HeadraceError) -> None:
+        self._end(voice, voice.fail(error, self._clock()))
+
+    def _end(self, voice: Voice, last_words: list[Event]) -> None:
+        """Everything that a choice holds is free or cached when this returns."""
+        self._post(voice.submission, *last_words)
+        self._scheduler.cancel(voice.sequence)
+        del self._voices[voice.sequence.id]
+        voices = self._jobs[voice.submission.reader]
+        voices.remove(voice)
+        if not voices:
+            self._forget(voice.submission)
+
+    def _refuse(self, submission: Submission, choice: int, error: HeadraceError) -> None:
+        """The terminal event of a choice that never had a voice."""
+        usage = Usage(len(submission.prompt), 0, 0)
+        timings = Timings(self._clock() - submission.submitted_at, 0.0, 0.0)
+        self._post(submission, Failed(choice, error, usage, timings))
+
+    def _forget(self, submission: Submission) -> None:
+        del self._jobs[submission.reader]
+        self._inbox.ended()
+
+    def _post(self, submission: Submission, *events: Event) -> None:
+        for event in events:
+            self._outbox.post(submission.reader, event)
+
+
+def _span(sequence: Sequence, position: int, num_tokens: int, num_logits: int) -> Span:
+    tokens = sequence.tokens[position : position + num_tokens]
+    return Span(tokens, position, sequence.banks, num_logits)
+
+
+def _failure(error: Exception) -> HeadraceError:
+    if isinstance(error, HeadraceError):
+        return error
+    _log.error("a choice failed", exc_info=error)
+    return GenerationFailed(f"internal error: {error!r}")

@@ -1,0 +1,155 @@
+"""What one choice says: its tokens become events.
+
+In: sampled tokens. Out: `Started`, `Delta`, `Finished` or `Failed`. Thread: engine.
+Next: `mailbox.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from headrace.engine.mailbox import Submission
+from headrace.engine.sampler import ChoiceSampler
+from headrace.engine.sequence import Sequence
+from headrace.engine.text import TextStream
+from headrace.errors import GenerationFailed, HeadraceError
+from headrace.events import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Started,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+from headrace.model.interface import Sampled, SampleRow
+
+
+class Voice:
+    """One choice on the engine thread, from its submission to its terminal event.
+
+    Times are moments on the engine's clock, in seconds.
+    """
+
+    __slots__ = (
+        "_end_ids",
+        "_first_token_at",
+        "_logprobs",
+        "_num_said",
+        "_sampler",
+        "_started_at",
+        "_text",
+        "_unsaid",
+        "_unsaid_text",
+        "choice",
+        "sequence",
+        "submission",
+    )
+
+    def __init__(
+        self,
+        submission: Submission,
+        choice: int,
+        sequence: Sequence,
+        sampler: ChoiceSampler,
+        text: TextStream,
+        end_ids: Set[int],
+    ) -> None:
+        """`end_ids` are the tokens that end this choice; none where it ignores them."""
+        self.submission = submission
+        self.choice = choice
+        self.sequence = sequence
+        self._sampler = sampler
+        self._text = text
+        self._end_ids = end_ids
+        self._num_said = 0
+        self._unsaid: list[int] = []
+        self._unsaid_text = ""
+        self._logprobs: list[TokenLogprob] | None = [] if submission.request.logprobs else None
+        self._started_at: float | None = None
+        self._first_token_at: float | None = None
+
+    def start(self, now: float) -> Started | None:
+        """The sequence is about to be computed; None when it goes on after a preemption."""
+        if self._started_at is not None:
+            return None
+        self._started_at = now
+        return Started(
+            self.submission.request_id,
+            self.choice,
+            self.submission.seed,
+            self.sequence.num_prompt_tokens,
+            self.sequence.num_cached_tokens,
+        )
+
+    def row(self, row: int) -> SampleRow:
+        """What to ask of logits row `row`, the one of the sequence's last token."""
+        return self._sampler.row(row, len(self.sequence.tokens))
+
+    def hear(self, sampled: Sampled, now: float) -> FinishReason | None:
+        """Take in the next token; returns why it was the last one, if it was. Raises
+        `HeadraceError` where there is none."""
+        token = sampled.token
+        if token is None:
+            raise GenerationFailed(f"token {self._num_said + len(self._unsaid)}: {sampled.error}")
+        if self._first_token_at is None:
+            self._first_token_at = now
+        self.sequence.append(token)
+        self._unsaid.append(token)
+        if self._logprobs is not None:
+            self._logprobs.append(TokenLogprob(token, sampled.logprob, tuple(sampled.top)))
+        self._sampler.accept(token)
+        if token in self._end_ids:
+            return "stop"
+        self._unsaid_text += self._text.push(token)
+        if self._text.stopped is not None or self._sampler.is_complete:
+            return "stop"
+        if len(self.sequence.tokens) >= self.sequence.max_num_tokens:
+            return "length"
+        return None
+
+    def speak(self) -> Delta | None:
+        """What can be said now: text that is sure, with all tokens since the last time."""
+        return self._delta() if self._unsaid_text else None
+
+    def finish(self, reason: FinishReason, now: float) -> list[Event]:
+        """The last words: what was held back so far, then the end."""
+        words = self._last_words()
+        timings = self._timings(now)
+        words.append(Finished(self.choice, reason, self._usage(), timings, self._text.stopped))
+        return words
+
+    def fail(self, error: HeadraceError, now: float) -> list[Event]:
+        """The last words, and what went wrong."""
+        words = self._last_words()
+        words.append(Failed(self.choice, error, self._usage(), self._timings(now)))
+        return words
+
+    def _last_words(self) -> list[Event]:
+        self._unsaid_text += self._text.finish()
+        return [self._delta()] if self._unsaid or self._unsaid_text else []
+
+    def _delta(self) -> Delta:
+        tokens, text, start = tuple(self._unsaid), self._unsaid_text, self._num_said
+        self._num_said += len(tokens)
+        self._unsaid.clear()
+        self._unsaid_text = ""
+        if self._logprobs is None:
+            return Delta(self.choice, start, tokens, text)
+        logprobs = tuple(self._logprobs)
+        self._logprobs.clear()
+        return Delta(self.choice, start, tokens, text, logprobs)
+
+    def _usage(self) -> Usage:
+        sequence = self.sequence
+        return Usage(
+            sequence.num_prompt_tokens, sequence.num_cached_tokens, sequence.num_generated_tokens
+        )
+
+    def _timings(self, now: float) -> Timings:
+        submitted_at = self.submission.submitted_at
+        started_at = now if self._started_at is None else self._started_at
+        first_at = now if self._first_token_at is None else self._first_token_at
+        return Timings(started_at - submitted_at, first_at - started_at, now - first_at)

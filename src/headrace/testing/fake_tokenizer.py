@@ -1,0 +1,60 @@
+"""Text to tokens without a vocabulary: one token a byte, and two markers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headrace.model.prompt import RenderedPrompt
+
+START_ID = 256
+END_ID = 257
+"""The end-of-generation token."""
+
+_MARKERS = {"<|start|>": START_ID, "<|end|>": END_ID}
+_PATTERN = re.compile("|".join(map(re.escape, _MARKERS)))
+
+
+class FakeTokenizer:
+    """Implements `headrace.engine.language.Tokenizer` for the vocabulary of `FakeModel`."""
+
+    adds_bos = False
+    bos_id: int | None = None
+    eog_ids = frozenset({END_ID})
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        return self._encode(text, ((0, len(text)),) if special else ())
+
+    def encode_prompt(self, prompt: RenderedPrompt) -> list[int]:
+        return self._encode(prompt.text, prompt.template_spans)
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes((token,)) if token < 256 else b""
+
+    def _encode(self, text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
+        tokens: list[int] = []
+        position = 0
+        for start, end in spans:
+            for match in _PATTERN.finditer(text, start, end):
+                tokens += text[position : match.start()].encode()
+                tokens.append(_MARKERS[match.group()])
+                position = match.end()
+        return tokens + list(text[position:].encode())
+
+
+class FakeTemplate:
+    """Writes `<|start|>role:content<|end|>` for each message, and begins the answer."""
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
+        text = ""
+        spans: list[tuple[int, int]] = []
+        for message in messages:
+            head = f"<|start|>{message['role']}:"
+            spans.append((len(text), len(text) + len(head)))
+            text += head + str(message.get("content") or "")
+            spans.append((len(text), len(text) + len("<|end|>")))
+            text += "<|end|>"
+        tail = "<|start|>assistant:"
+        spans.append((len(text), len(text) + len(tail)))
+        return RenderedPrompt(text + tail, tuple(spans))
