@@ -1,3 +1,245 @@
+// The Python face of the core: headrace._native.
+//
+// Arrays come in as array('i') or any contiguous buffer; long calls release the GIL.
 #include <nanobind/nanobind.h>
-namespace headrace { const char* version(); }
-NB_MODULE(_native, m) { m.def("version", &headrace::version); }
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu.hpp"
+#include "memory.hpp"
+#include "model.hpp"
+#include "sampler.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace headrace {
+namespace {
+
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+Shape shape_from(const nb::dict& d) {
+  const auto integer = [&](const char* key) { return nb::cast<int>(d[key]); };
+  const auto number = [&](const char* key) { return nb::cast<double>(d[key]); };
+  Shape s;
+  s.num_layers = integer("num_layers");
+  s.hidden = integer("hidden_size");
+  s.num_heads = integer("num_heads");
+  s.num_kv_heads = integer("num_kv_heads");
+  s.head_dim = integer("head_dim");
+  s.ffn = integer("ffn_size");
+  s.vocab = integer("vocab_size");
+  s.context = integer("context_length");
+  s.rope_dim = integer("rope_dim");
+  s.rope_theta = number("rope_theta");
+  s.rope_interleaved = nb::cast<bool>(d["rope_interleaved"]);
+  s.rope_factors = nb::cast<std::vector<double>>(d["rope_factors"]);
+  s.rms_eps = static_cast<float>(number("rms_eps"));
+  s.attention_scale = static_cast<float>(number("attention_scale"));
+  return s;
+}
+
+std::vector<TensorRef> tensors_from(const nb::list& list) {
+  std::vector<TensorRef> refs;
+  for (nb::handle item : list) {
+    const auto t = nb::cast<nb::tuple>(item);
+    refs.push_back({nb::cast<std::string>(t[0]), nb::cast<int>(t[1]), nb::cast<uint32_t>(t[2]),
+                    nb::cast<int>(t[3]), nb::cast<int>(t[4]), nb::cast<uint64_t>(t[5]),
+                    nb::cast<uint64_t>(t[6])});
+  }
+  return refs;
+}
+
+// A model behind the narrow header of model/interface.py.
+class Core {
+ public:
+  Core(const std::string& path, const nb::dict& shape, const nb::list& tensors, int threads,
+       const std::string& isa) {
+    Shape s = shape_from(shape);
+    const std::vector<TensorRef> refs = tensors_from(tensors);
+    nb::gil_scoped_release release;
+    model_ = std::make_unique<Model>(path, std::move(s), refs, threads, isa);
+  }
+
+  Model& model() const {
+    if (!model_) throw std::runtime_error("the model is closed");
+    return *model_;
+  }
+
+  void close() { model_.reset(); }
+
+  // Each span: (tokens, position, banks, num_logits).
+  void step(const nb::sequence& spans) {
+    std::vector<Ints> keep;
+    std::vector<Span> batch;
+    for (nb::handle item : spans) {
+      const auto span = nb::borrow<nb::tuple>(item);
+      const auto tokens = nb::cast<Ints>(span[0]);
+      const auto banks = nb::cast<Ints>(span[2]);
+      batch.push_back({tokens.data(), static_cast<int>(tokens.size()), nb::cast<int>(span[1]),
+                       banks.data(), static_cast<int>(banks.size()), nb::cast<int>(span[3])});
+      keep.push_back(tokens);
+      keep.push_back(banks);
+    }
+    nb::gil_scoped_release release;
+    model().step(batch);
+  }
+
+  // Each row: (row, sampler, position, mask or None).
+  nb::list sample(const nb::sequence& rows) {
+    struct Row {
+      const float* logits;
+      const Sampler* sampler;
+      uint64_t position;
+      const uint32_t* mask;
+    };
+    Model& m = model();
+    const int vocab = m.shape().vocab;
+    std::vector<Words> keep;
+    std::vector<Row> batch;
+    for (nb::handle item : rows) {
+      const auto row = nb::borrow<nb::tuple>(item);
+      const uint32_t* mask = nullptr;
+      if (!row[3].is_none()) {
+        keep.push_back(nb::cast<Words>(row[3]));
+        if (keep.back().size() < static_cast<size_t>(vocab + 31) / 32) {
+          throw std::invalid_argument("the grammar mask is shorter than the vocabulary");
+        }
+        mask = keep.back().data();
+      }
+      batch.push_back({m.logits(nb::cast<int>(row[0])), &nb::cast<const Sampler&>(row[1]),
+                       nb::cast<uint64_t>(row[2]), mask});
+    }
+    std::vector<Sampled> results(batch.size());
+    {
+      nb::gil_scoped_release release;
+      const size_t share = static_cast<size_t>(vocab) * 2;
+      scratch_.reserve(share * m.team().size() * sizeof(float));
+      m.team().run(1, [&](int thread) {
+        float* mine = scratch_.as<float>() + share * thread;
+        for (int i; (i = m.team().next(0, static_cast<int>(batch.size()))) >= 0;) {
+          const Row& r = batch[i];
+          results[i] = r.sampler->sample(m.kernels(), r.logits, vocab, r.position, r.mask, mine);
+        }
+      });
+    }
+    nb::list out;
+    for (const Sampled& s : results) {
+      nb::list top;
+      for (const auto& [id, logprob] : s.top) top.append(nb::make_tuple(id, logprob));
+      nb::object token = s.error ? nb::none() : nb::object(nb::int_(s.token));
+      nb::object error = s.error ? nb::object(nb::str(s.error)) : nb::none();
+      out.append(nb::make_tuple(token, s.logprob, top, error));
+    }
+    return out;
+  }
+
+  nb::bytes logits(int row) const {
+    const float* p = model().logits(row);
+    return nb::bytes(reinterpret_cast<const char*>(p), sizeof(float) * model().shape().vocab);
+  }
+
+  nb::bytes export_bank(int bank) const {
+    return nb::bytes(reinterpret_cast<const char*>(model().bank(bank)), model().bank_bytes());
+  }
+
+  void import_bank(int bank, const nb::bytes& data) {
+    if (data.size() != model().bank_bytes()) {
+      throw std::invalid_argument("a bank of this model has " +
+                                  std::to_string(model().bank_bytes()) + " bytes, not " +
+                                  std::to_string(data.size()));
+    }
+    std::memcpy(model().bank(bank), data.c_str(), data.size());
+  }
+
+ private:
+  std::unique_ptr<Model> model_;
+  Buffer scratch_;
+};
+
+nb::dict cpu_info() {
+  nb::dict d;
+  d["name"] = cpu_name();
+  nb::list sets;
+  for (const Kernels* kernels : supported_kernels()) sets.append(kernels->name);
+  d["instruction_sets"] = sets;
+  d["usable_cores"] = usable_cores();
+  return d;
+}
+
+Sampler make_sampler(float temperature, int top_k, float top_p, float min_p,
+                     float repetition_penalty, float frequency_penalty, float presence_penalty,
+                     uint64_t seed, uint32_t choice, int num_logprobs, bool want_logprob,
+                     const nb::sequence& logit_bias) {
+  SamplerSettings s{
+      temperature,      top_k, top_p,  min_p,        repetition_penalty, frequency_penalty,
+      presence_penalty, seed,  choice, num_logprobs, want_logprob,       {}};
+  for (nb::handle item : logit_bias) {
+    const auto pair = nb::borrow<nb::tuple>(item);
+    s.bias.emplace_back(nb::cast<int32_t>(pair[0]), nb::cast<float>(pair[1]));
+  }
+  return Sampler(std::move(s));
+}
+
+}  // namespace
+}  // namespace headrace
+
+NB_MODULE(_native, m) {
+  using namespace headrace;
+  m.attr("NUMERICS_VERSION") = kNumericsVersion;
+  m.attr("BANK_SIZE") = kBankSize;
+
+  m.def("cpu", &cpu_info);
+  m.def(
+      "measure_bandwidth",
+      [](size_t num_bytes, int threads, int repeats) {
+        nb::gil_scoped_release release;
+        return measure_bandwidth(num_bytes, threads > 0 ? threads : usable_cores(), repeats);
+      },
+      "num_bytes"_a, "threads"_a = 0, "repeats"_a = 10,
+      "Bytes a second that all threads read together: the best of `repeats` passes.");
+  m.def("uniform", &uniform, "seed"_a, "choice"_a, "position"_a);
+
+  nb::class_<Sampler>(m, "Sampler")
+      .def(nb::new_(&make_sampler), "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a,
+           "repetition_penalty"_a, "frequency_penalty"_a, "presence_penalty"_a, "seed"_a,
+           "choice"_a, "num_logprobs"_a, "want_logprob"_a, "logit_bias"_a)
+      .def(
+          "observe",
+          [](Sampler& self, const Ints& tokens, bool is_prompt) {
+            self.observe(tokens.data(), tokens.size(), is_prompt);
+          },
+          "tokens"_a, "is_prompt"_a = false);
+
+  nb::class_<Core>(m, "Core")
+      .def(
+          nb::init<const std::string&, const nb::dict&, const nb::list&, int, const std::string&>(),
+          "path"_a, "shape"_a, "tensors"_a, "threads"_a = 0, "isa"_a = "")
+      .def_prop_ro("isa", [](const Core& c) { return c.model().kernels().name; })
+      .def_prop_ro("num_threads", [](const Core& c) { return c.model().team().size(); })
+      .def_prop_ro("bank_bytes", [](const Core& c) { return c.model().bank_bytes(); })
+      .def_prop_ro("weight_bytes", [](const Core& c) { return c.model().weight_bytes(); })
+      .def(
+          "allocate", [](Core& c, int num_banks) { c.model().allocate(num_banks); }, "num_banks"_a)
+      .def("step", &Core::step, "spans"_a)
+      .def("sample", &Core::sample, "rows"_a)
+      .def("logits", &Core::logits, "row"_a)
+      .def(
+          "copy_bank", [](Core& c, int source, int target) { c.model().copy_bank(source, target); },
+          "source"_a, "target"_a)
+      .def(
+          "shift_bank", [](Core& c, int bank, int delta) { c.model().shift_bank(bank, delta); },
+          "bank"_a, "delta"_a)
+      .def("export_bank", &Core::export_bank, "bank"_a)
+      .def("import_bank", &Core::import_bank, "bank"_a, "data"_a)
+      .def("close", &Core::close);
+}

@@ -1,1 +1,0 @@
-namespace headrace { const char* version() { return "0"; } }

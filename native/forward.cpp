@@ -1,0 +1,445 @@
+#include "forward.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "pack.hpp"
+
+namespace headrace {
+namespace {
+
+// Work is handed out in units of rows; a unit's results for one panel stay in the first-level
+// cache.
+constexpr int kUnitTiles = 4;
+constexpr int kHeadUnitTiles = 32;
+constexpr int kWidestPanelTokens = 16;
+// Up to this many tokens, each thread prepares all activations for itself: cheaper than a barrier.
+constexpr int kPrivateTokens = 2;
+constexpr int kPhasesPerLayer = 10;
+constexpr int kMaxHeadState = 256 + 16;
+// Activations of the panels that one work item passes over stay in half of a second-level cache.
+constexpr size_t kPanelGroupBytes = size_t{384} << 10;
+
+int state_stride(const Shape& shape) { return shape.head_dim + 16; }
+
+size_t aligned(size_t n) { return (n + 63) / 64 * 64; }
+
+int units(int num_tiles, int unit_tiles) { return (num_tiles + unit_tiles - 1) / unit_tiles; }
+
+bool any_float(std::initializer_list<const Matrix*> matrices) {
+  return std::any_of(matrices.begin(), matrices.end(),
+                     [](const Matrix* m) { return m->traits->is_float; });
+}
+
+bool any_quantized(std::initializer_list<const Matrix*> matrices) {
+  return std::any_of(matrices.begin(), matrices.end(),
+                     [](const Matrix* m) { return !m->traits->is_float; });
+}
+
+// Panels that one work item passes over, for matrices of `num_inputs`.
+int group_size(int num_inputs) {
+  const size_t panel = static_cast<size_t>(num_inputs) / kBlock * kPanelBytes * kWidestPanelTokens;
+  return static_cast<int>(std::clamp<size_t>(kPanelGroupBytes / panel, 1, 64));
+}
+
+}  // namespace
+
+void Panels::plan(int num_tokens, int widest) {
+  panels_.clear();
+  places_.clear();
+  for (int first = 0; first < num_tokens;) {
+    int kernel = kPanelWidths - 1;
+    while ((1 << kernel) > widest || (1 << kernel) > num_tokens - first) --kernel;
+    const int width = 1 << kernel;
+    for (int lane = 0; lane < width; ++lane) places_.push_back({count(), lane});
+    panels_.push_back({first, width, kernel});
+    first += width;
+  }
+}
+
+int head_rows(const Model& model) { return (model.shape().vocab + kLanes - 1) / kLanes * kLanes; }
+
+Forward::Forward(Model& model, Workspace& work, const std::vector<Span>& spans)
+    : model_(model),
+      shape_(model.shape()),
+      kernels_(model.kernels()),
+      team_(model.team()),
+      work_(work),
+      spans_(spans) {
+  for (const Span& s : spans) {
+    std::vector<const uint8_t*> banks;
+    const int num_banks = (s.position + s.num_tokens + kBankSize - 1) / kBankSize;
+    for (int b = 0; b < num_banks; ++b) banks.push_back(model.bank(s.banks[b]));
+    banks_.push_back(std::move(banks));
+    for (int t = 0; t < s.num_tokens; ++t) {
+      const int position = s.position + t;
+      if (t >= s.num_tokens - s.num_logits)
+        logits_tokens_.push_back(static_cast<int>(tokens_.size()));
+      tokens_.push_back(
+          {&s, position, model.bank(s.banks[position / kBankSize]), position % kBankSize, 1, 0});
+    }
+  }
+  panels_.plan(static_cast<int>(tokens_.size()), kernels_.widest_panel);
+  logits_panels_.plan(static_cast<int>(logits_tokens_.size()), kernels_.widest_panel);
+  private_panels_ = static_cast<int>(tokens_.size()) <= kPrivateTokens;
+  widest_inputs_ = std::max({shape_.hidden, shape_.ffn, shape_.num_heads * shape_.head_dim});
+  plan_attention();
+  reserve();
+}
+
+// A lone token's keys are divided among threads by partition; a prompt's tiles suffice by number.
+void Forward::plan_attention() {
+  const int group = shape_.num_heads / shape_.num_kv_heads;
+  const int per_tile = std::max(1, kMaxQueryRows / group);
+  int first = 0;
+  for (const Span& s : spans_) {
+    for (int t = 0; t < s.num_tokens; t += per_tile) {
+      const int count = std::min(per_tile, s.num_tokens - t);
+      const int partitions = (s.position + t + count + kPartition - 1) / kPartition;
+      if (s.num_tokens > per_tile) {
+        query_tiles_.push_back({first + t, count, 0, partitions, 0});
+        continue;
+      }
+      for (int p = 0; p < partitions; ++p) query_tiles_.push_back({first + t, count, p, 1, p});
+      for (int i = 0; i < count; ++i) {
+        tokens_[first + t + i].num_parts = (s.position + t + i) / kPartition + 1;
+      }
+    }
+    first += s.num_tokens;
+  }
+  std::stable_sort(
+      query_tiles_.begin(), query_tiles_.end(),
+      [](const QueryTile& a, const QueryTile& b) { return a.num_partitions > b.num_partitions; });
+  for (Token& token : tokens_) {
+    token.state = state_floats_;
+    state_floats_ += static_cast<size_t>(shape_.num_heads) * token.num_parts * state_stride(shape_);
+  }
+}
+
+size_t Forward::floats_offset(int num_inputs) const {
+  const size_t tokens = std::max(panels_.num_tokens(), logits_panels_.num_tokens());
+  return aligned(static_cast<size_t>(num_inputs / kBlock) * kPanelBytes * tokens);
+}
+
+void Forward::reserve() {
+  const size_t n = tokens_.size(), f = sizeof(float);
+  work_.hidden.reserve(n * shape_.hidden * f);
+  work_.queries.reserve(n * shape_.num_heads * shape_.head_dim * f);
+  work_.ffn.reserve(n * shape_.ffn * f);
+  work_.states.reserve(state_floats_ * f);
+  work_.panels.reserve(floats_offset(widest_inputs_) + n * widest_inputs_ * f);
+  work_.logits.reserve(logits_tokens_.size() * head_rows(model_) * f);
+  const Scratch last = scratch(team_.size());
+  work_.private_.reserve(reinterpret_cast<uintptr_t>(last.row) -
+                         reinterpret_cast<uintptr_t>(scratch(0).row));
+}
+
+Forward::Scratch Forward::scratch(int thread) const {
+  const size_t row = aligned(sizeof(float) * widest_inputs_);
+  const size_t tiles = aligned(sizeof(float) * kWidestPanelTokens * 2 *
+                               std::max(kUnitTiles * kLanes, shape_.head_dim));
+  const size_t panels =
+      aligned(static_cast<size_t>(widest_inputs_) / kBlock * kPanelBytes * kPrivateTokens) +
+      aligned(sizeof(float) * widest_inputs_ * kPrivateTokens);
+  uint8_t* start = work_.private_.data() + (row + tiles + panels + 64) * thread;
+  return {reinterpret_cast<float*>(start), reinterpret_cast<float*>(start + row),
+          start + row + tiles};
+}
+
+int Forward::run() {
+  team_.run(kPhasesPerLayer * shape_.num_layers + kPhasesPerLayer,
+            [this](int thread) { body(thread); });
+  return static_cast<int>(logits_tokens_.size());
+}
+
+void Forward::body(int thread) {
+  const Scratch mine = scratch(thread);
+  int phase = 0;
+  embed(mine, phase);
+  for (int i = 0; i < shape_.num_layers; ++i) {
+    const Layer& layer = model_.layers_[i];
+    project_qkv(layer, i, mine, phase);
+    attend(i, phase);
+    project_residual(layer.o, Source::kAttention, i, mine, phase);
+    project_ffn(layer, i, mine, phase);
+    project_residual(layer.down, Source::kFfn, i, mine, phase);
+  }
+  if (!logits_tokens_.empty()) project_logits(mine, phase);
+}
+
+void Forward::embed(const Scratch&, int& phase) {
+  const Matrix& m = model_.embedding_;
+  for (int t; (t = team_.next(phase, panels_.num_tokens())) >= 0;) {
+    const Span& s = *tokens_[t].span;
+    const int id = s.tokens[tokens_[t].position - s.position];
+    unpack_row(*m.traits, m.tile(id / kLanes), id % kLanes, m.inputs,
+               work_.hidden.as<float>() + static_cast<size_t>(t) * shape_.hidden);
+  }
+  ++phase;
+  team_.barrier();
+}
+
+// One token's inputs to a matrix, in its panel column.
+void Forward::prepare_token(Source source, int layer, const Panels& panels, int token,
+                            int num_inputs, bool quantized, bool floats, const Scratch& mine,
+                            uint8_t* out) {
+  const int t = source == Source::kOutput ? logits_tokens_[token] : token;
+  const float* hidden = work_.hidden.as<float>() + static_cast<size_t>(t) * shape_.hidden;
+  const float* row = mine.row;
+  const auto normalise = [&](const std::vector<float>& weight) {
+    kernels_.rms_norm(hidden, weight.data(), shape_.rms_eps, shape_.hidden, mine.row);
+  };
+  switch (source) {
+    case Source::kAttentionNorm:
+      normalise(model_.layers_[layer].attention_norm);
+      break;
+    case Source::kFfnNorm:
+      normalise(model_.layers_[layer].ffn_norm);
+      break;
+    case Source::kOutput:
+      normalise(model_.output_norm_);
+      break;
+    case Source::kFfn:
+      row = work_.ffn.as<float>() + static_cast<size_t>(t) * shape_.ffn;
+      break;
+    case Source::kAttention: {
+      const int stride = state_stride(shape_), dim = shape_.head_dim;
+      for (int head = 0; head < shape_.num_heads; ++head) {
+        float* state = work_.states.as<float>() + tokens_[t].state +
+                       static_cast<size_t>(head) * tokens_[t].num_parts * stride;
+        float merged[kMaxHeadState];
+        const float* whole = state;
+        if (tokens_[t].num_parts > 1) {
+          std::memcpy(merged, state, sizeof(float) * stride);
+          for (int p = 1; p < tokens_[t].num_parts; ++p) {
+            kernels_.merge(merged, state + static_cast<size_t>(p) * stride, dim);
+          }
+          whole = merged;
+        }
+        kernels_.finish(whole, dim, mine.row + head * dim);
+      }
+      break;
+    }
+  }
+  const Panels::Place place = panels.place(token);
+  const Panels::Panel& panel = panels[place.panel];
+  if (quantized) {
+    uint8_t* at = out + static_cast<size_t>(panel.first) * (num_inputs / kBlock) * kPanelBytes;
+    kernels_.quantize(row, num_inputs, at, panel.width, place.lane);
+  }
+  if (floats) {
+    auto* at = reinterpret_cast<float*>(out + floats_offset(num_inputs)) +
+               static_cast<size_t>(panel.first) * num_inputs;
+    kernels_.spread(row, num_inputs, at, panel.width, place.lane);
+  }
+}
+
+// The panels of all tokens, ready for gemm(): this thread's own for a few tokens, else shared.
+const uint8_t* Forward::prepare(Source source, int layer, const Panels& panels, int num_inputs,
+                                bool quantized, bool floats, const Scratch& mine, int& phase) {
+  const bool own = private_panels_;
+  uint8_t* out = own ? mine.panels : work_.panels.data();
+  if (own) {
+    for (int t = 0; t < panels.num_tokens(); ++t) {
+      prepare_token(source, layer, panels, t, num_inputs, quantized, floats, mine, out);
+    }
+    return out;
+  }
+  for (int t; (t = team_.next(phase, panels.num_tokens())) >= 0;) {
+    prepare_token(source, layer, panels, t, num_inputs, quantized, floats, mine, out);
+  }
+  ++phase;
+  team_.barrier();
+  return out;
+}
+
+void Forward::gemm(const Matrix& m, int tile, int num_tiles, const Panels::Panel& panel,
+                   const uint8_t* activations, float* out, size_t stride) const {
+  const uint8_t* x = activations;
+  if (m.traits->is_float) {
+    x += floats_offset(m.inputs) + static_cast<size_t>(panel.first) * m.inputs * sizeof(float);
+  } else {
+    x += static_cast<size_t>(panel.first) * (m.inputs / kBlock) * kPanelBytes;
+  }
+  kernels_.gemm[m.format][panel.kernel](m.tile(tile), m.tile_bytes, num_tiles, m.inputs, x, out,
+                                        stride);
+}
+
+// Queries, keys and values, a head at a time: bias, norm, rotation; keys and values to their banks.
+void Forward::project_qkv(const Layer& layer, int index, const Scratch& mine, int& phase) {
+  const auto all = {&layer.q, &layer.k, &layer.v};
+  const uint8_t* x = prepare(Source::kAttentionNorm, index, panels_, shape_.hidden,
+                             any_quantized(all), any_float(all), mine, phase);
+  const int head_tiles = shape_.head_dim / kLanes;
+  const int num_heads = shape_.num_heads + 2 * shape_.num_kv_heads;
+  const int per_group = group_size(shape_.hidden);
+  const int num_groups = units(panels_.count(), per_group);
+  for (int i; (i = team_.next(phase, num_heads * num_groups)) >= 0;) {
+    const int unit = i % num_heads, group = i / num_heads;
+    int head = unit, kind = 0;
+    if (head >= shape_.num_heads) {
+      head -= shape_.num_heads;
+      kind = 1 + head / shape_.num_kv_heads;
+      head %= shape_.num_kv_heads;
+    }
+    const Matrix& m = kind == 0 ? layer.q : kind == 1 ? layer.k : layer.v;
+    const int end = std::min(panels_.count(), (group + 1) * per_group);
+    for (int p = group * per_group; p < end; ++p) {
+      const Panels::Panel& panel = panels_[p];
+      gemm(m, head * head_tiles, head_tiles, panel, x, mine.tiles, shape_.head_dim);
+      for (int lane = 0; lane < panel.width; ++lane) {
+        store_head(layer, index, kind, head, panel.first + lane,
+                   mine.tiles + lane * shape_.head_dim);
+      }
+    }
+  }
+  ++phase;
+  team_.barrier();
+}
+
+void Forward::store_head(const Layer& layer, int index, int kind, int head, int t, float* values) {
+  const Token& token = tokens_[t];
+  const int dim = shape_.head_dim;
+  const auto& bias = kind == 0 ? layer.q_bias : kind == 1 ? layer.k_bias : layer.v_bias;
+  if (!bias.empty()) kernels_.add(values, bias.data() + head * dim, dim);
+  if (kind < 2) {
+    const auto& norm = kind == 0 ? layer.q_norm : layer.k_norm;
+    if (!norm.empty()) kernels_.rms_norm(values, norm.data(), shape_.rms_eps, dim, values);
+    const float scale = kind == 0 ? shape_.attention_scale * kLog2E : 1.0f;
+    kernels_.rotate(values, dim, shape_.rope_dim, model_.rope_.cosine(token.position),
+                    model_.rope_.sine(token.position), scale);
+  }
+  if (kind == 0) {
+    std::memcpy(
+        work_.queries.as<float>() + (static_cast<size_t>(t) * shape_.num_heads + head) * dim,
+        values, sizeof(float) * dim);
+    return;
+  }
+  uint16_t halves[kMaxHeadState];
+  kernels_.to_half(values, dim, halves);
+  uint8_t* base = token.bank + model_.head_bytes_ * 2 *
+                                   (static_cast<size_t>(index) * shape_.num_kv_heads + head);
+  if (kind == 1) {
+    auto* at = reinterpret_cast<uint16_t*>(base) + token.slot / kLanes * kLanes * dim +
+               token.slot % kLanes;
+    for (int d = 0; d < dim; ++d) at[d * kLanes] = halves[d];
+  } else {
+    auto* at = reinterpret_cast<uint16_t*>(base + model_.head_bytes_) + token.slot * dim;
+    std::memcpy(at, halves, sizeof(uint16_t) * dim);
+  }
+}
+
+void Forward::attend(int layer, int& phase) {
+  const int kv_heads = shape_.num_kv_heads, group = shape_.num_heads / kv_heads;
+  const int stride = state_stride(shape_);
+  const int num_items = static_cast<int>(query_tiles_.size()) * kv_heads;
+  for (int i; (i = team_.next(phase, num_items)) >= 0;) {
+    const QueryTile& tile = query_tiles_[i / kv_heads];
+    const int kv_head = i % kv_heads;
+    AttentionTask task;
+    task.head_dim = shape_.head_dim;
+    task.banks = banks_[tokens_[tile.first].span - spans_.data()].data();
+    task.key_offset = model_.head_bytes_ * 2 * (static_cast<size_t>(layer) * kv_heads + kv_head);
+    task.value_offset = task.key_offset + model_.head_bytes_;
+    task.first_partition = tile.first_partition;
+    task.num_partitions = tile.num_partitions;
+    task.num_rows = 0;
+    const auto flush = [&] {
+      kernels_.attend(task);
+      task.num_rows = 0;
+    };
+    for (int t = tile.first; t < tile.first + tile.count; ++t) {
+      const Token& token = tokens_[t];
+      for (int g = 0; g < group; ++g) {
+        const int head = kv_head * group + g;
+        const int row = task.num_rows++;
+        task.query[row] = work_.queries.as<float>() +
+                          (static_cast<size_t>(t) * shape_.num_heads + head) * shape_.head_dim;
+        task.visible[row] = token.position + 1;
+        task.state[row] = work_.states.as<float>() + token.state +
+                          (static_cast<size_t>(head) * token.num_parts + tile.part) * stride;
+        if (task.num_rows == kMaxQueryRows) flush();
+      }
+    }
+    if (task.num_rows > 0) flush();
+  }
+  ++phase;
+  team_.barrier();
+}
+
+// hidden += matrix x inputs, for the two projections that end in the residual stream.
+void Forward::project_residual(const Matrix& m, Source source, int layer, const Scratch& mine,
+                               int& phase) {
+  const uint8_t* x = prepare(source, layer, panels_, m.inputs, !m.traits->is_float,
+                             m.traits->is_float, mine, phase);
+  const int num_units = units(m.num_tiles, kUnitTiles);
+  const int per_group = group_size(m.inputs);
+  const int num_groups = units(panels_.count(), per_group);
+  for (int i; (i = team_.next(phase, num_units * num_groups)) >= 0;) {
+    const int tile = i % num_units * kUnitTiles, group = i / num_units;
+    const int num_tiles = std::min(kUnitTiles, m.num_tiles - tile);
+    const int width = num_tiles * kLanes;
+    const int end = std::min(panels_.count(), (group + 1) * per_group);
+    for (int p = group * per_group; p < end; ++p) {
+      const Panels::Panel& panel = panels_[p];
+      gemm(m, tile, num_tiles, panel, x, mine.tiles, width);
+      for (int lane = 0; lane < panel.width; ++lane) {
+        float* hidden = work_.hidden.as<float>() +
+                        static_cast<size_t>(panel.first + lane) * shape_.hidden + tile * kLanes;
+        kernels_.add(hidden, mine.tiles + lane * width, width);
+      }
+    }
+  }
+  ++phase;
+  team_.barrier();
+}
+
+void Forward::project_ffn(const Layer& layer, int index, const Scratch& mine, int& phase) {
+  const auto all = {&layer.gate, &layer.up};
+  const uint8_t* x = prepare(Source::kFfnNorm, index, panels_, shape_.hidden, any_quantized(all),
+                             any_float(all), mine, phase);
+  const int num_tiles = layer.gate.num_tiles;
+  const int num_units = units(num_tiles, kUnitTiles);
+  const int per_group = group_size(shape_.hidden);
+  const int num_groups = units(panels_.count(), per_group);
+  for (int i; (i = team_.next(phase, num_units * num_groups)) >= 0;) {
+    const int tile = i % num_units * kUnitTiles, group = i / num_units;
+    const int count = std::min(kUnitTiles, num_tiles - tile);
+    const int width = count * kLanes;
+    const int end = std::min(panels_.count(), (group + 1) * per_group);
+    float* up = mine.tiles + kWidestPanelTokens * width;
+    for (int p = group * per_group; p < end; ++p) {
+      const Panels::Panel& panel = panels_[p];
+      gemm(layer.gate, tile, count, panel, x, mine.tiles, width);
+      gemm(layer.up, tile, count, panel, x, up, width);
+      for (int lane = 0; lane < panel.width; ++lane) {
+        float* out = work_.ffn.as<float>() + static_cast<size_t>(panel.first + lane) * shape_.ffn +
+                     tile * kLanes;
+        kernels_.silu_multiply(mine.tiles + lane * width, up + lane * width, width, out);
+      }
+    }
+  }
+  ++phase;
+  team_.barrier();
+}
+
+void Forward::project_logits(const Scratch& mine, int& phase) {
+  const Matrix& m = model_.head_.empty() ? model_.embedding_ : model_.head_;
+  const uint8_t* x = prepare(Source::kOutput, 0, logits_panels_, m.inputs, !m.traits->is_float,
+                             m.traits->is_float, mine, phase);
+  const int num_units = units(m.num_tiles, kHeadUnitTiles);
+  const size_t stride = head_rows(model_);
+  for (int i; (i = team_.next(phase, num_units)) >= 0;) {
+    const int tile = i * kHeadUnitTiles;
+    const int count = std::min(kHeadUnitTiles, m.num_tiles - tile);
+    for (int p = 0; p < logits_panels_.count(); ++p) {
+      const Panels::Panel& panel = logits_panels_[p];
+      gemm(m, tile, count, panel, x,
+           work_.logits.as<float>() + panel.first * stride + tile * kLanes, stride);
+    }
+  }
+  ++phase;
+}
+
+}  // namespace headrace

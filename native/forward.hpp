@@ -1,0 +1,116 @@
+// The forward pass: a ragged batch through all layers, on every thread of the team.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "model.hpp"
+
+namespace headrace {
+
+// Tokens grouped for the matrix kernels: panels of 16, then 8, 4, 2, 1.
+class Panels {
+ public:
+  void plan(int num_tokens, int widest);
+  int count() const { return static_cast<int>(panels_.size()); }
+  int num_tokens() const { return static_cast<int>(places_.size()); }
+
+  struct Panel {
+    int first;  // token
+    int width;
+    int kernel;  // log2(width)
+  };
+  const Panel& operator[](int i) const { return panels_[i]; }
+
+  struct Place {
+    int panel, lane;
+  };
+  Place place(int token) const { return places_[token]; }
+
+ private:
+  std::vector<Panel> panels_;
+  std::vector<Place> places_;
+};
+
+// Memory that steps reuse.
+class Workspace {
+ public:
+  Buffer hidden;    // [tokens][hidden], the residual stream
+  Buffer queries;   // [tokens][heads][head_dim]
+  Buffer ffn;       // [tokens][ffn]
+  Buffer states;    // partial attention, see Forward::state
+  Buffer panels;    // activations of the widest matrix, all tokens
+  Buffer logits;    // [rows][vocab rounded up to 16]
+  Buffer private_;  // per thread: rows, panels of a few tokens, tiles' results
+};
+
+// Rows of the output head, padded to whole tiles.
+int head_rows(const Model& model);
+
+class Forward {
+ public:
+  Forward(Model& model, Workspace& work, const std::vector<Span>& spans);
+  // Returns the number of logits rows.
+  int run();
+
+ private:
+  struct Token {
+    const Span* span;
+    int position;
+    uint8_t* bank;  // that its key and value go to
+    int slot;
+    int num_parts;  // attention partials
+    size_t state;   // offset of its first state, in floats
+  };
+  // Query rows that walk the same keys: tokens [first, first + count) of one span.
+  struct QueryTile {
+    int first, count;
+    int first_partition, num_partitions;
+    int part;  // index of the partial that it leaves
+  };
+  struct Scratch {
+    float* row;       // one token's inputs to a matrix
+    float* tiles;     // results of one panel and one unit of rows
+    uint8_t* panels;  // private panels
+  };
+  enum class Source { kAttentionNorm, kAttention, kFfnNorm, kFfn, kOutput };
+
+  void plan_attention();
+  void reserve();
+  void body(int thread);
+  void embed(const Scratch& mine, int& phase);
+  const uint8_t* prepare(Source source, int layer, const Panels& panels, int num_inputs,
+                         bool quantized, bool floats, const Scratch& mine, int& phase);
+  void prepare_token(Source source, int layer, const Panels& panels, int token, int num_inputs,
+                     bool quantized, bool floats, const Scratch& mine, uint8_t* out);
+  void project_qkv(const Layer& layer, int index, const Scratch& mine, int& phase);
+  void attend(int layer, int& phase);
+  void project_residual(const Matrix& matrix, Source source, int layer, const Scratch& mine,
+                        int& phase);
+  void project_ffn(const Layer& layer, int index, const Scratch& mine, int& phase);
+  void project_logits(const Scratch& mine, int& phase);
+  void store_head(const Layer& layer, int index, int kind, int head, int token, float* values);
+  void gemm(const Matrix& m, int tile, int num_tiles, const Panels::Panel& panel,
+            const uint8_t* activations, float* out, size_t stride) const;
+  size_t floats_offset(int num_inputs) const;
+  Scratch scratch(int thread) const;
+
+  Model& model_;
+  const Shape& shape_;
+  const Kernels& kernels_;
+  Team& team_;
+  Workspace& work_;
+  const std::vector<Span>& spans_;
+
+  std::vector<Token> tokens_;
+  std::vector<int> logits_tokens_;
+  std::vector<QueryTile> query_tiles_;
+  std::vector<std::vector<const uint8_t*>> banks_;  // per span
+  Panels panels_, logits_panels_;
+  size_t state_floats_ = 0;
+  int widest_inputs_ = 0;
+  bool private_panels_ = false;
+};
+
+}  // namespace headrace

@@ -1,0 +1,25 @@
+// Every kernel, compiled for avx512. Only the table leaves this file: inline code with external
+// linkage could be merged with another file's copy and carry instructions to processors without
+// them.
+
+#include <immintrin.h>
+
+#include "half.hpp"
+#include "kernels.hpp"
+
+namespace headrace {
+namespace {
+
+#include "lanes/avx512.hpp"
+//
+#include "kernels/rows.hpp"
+//
+#include "kernels/attention.hpp"
+#include "kernels/gemm.hpp"
+#include "kernels/table.hpp"
+
+}  // namespace
+
+extern constinit const Kernels kAvx512Kernels = HEADRACE_KERNELS("avx512");
+
+}  // namespace headrace

@@ -1,0 +1,68 @@
+// The table of kernels that each instruction set fills. Plain data and function pointers: the files
+// behind it are compiled for different processors and must share no inline code.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "formats.hpp"
+#include "numerics.hpp"
+
+namespace headrace {
+
+// One matrix-panel product. out[t * out_stride + 16 i + lane] for tile i, t in [0, width).
+// `panel` holds quantized records, or float [input][width] for float formats.
+using Gemm = void (*)(const uint8_t* tiles, size_t tile_bytes, int num_tiles, int num_inputs,
+                      const void* panel, float* out, size_t out_stride);
+
+// Rows of one KV head's queries against one run of partitions.
+struct AttentionTask {
+  const float* query[kMaxQueryRows];  // [head_dim], rotated and scaled by log2(e) / sqrt(d)
+  int visible[kMaxQueryRows];         // keys each row may see, from position 0
+  float* state[kMaxQueryRows];        // out: [head_dim] weighted values, then max, then sum
+  int num_rows;
+  int head_dim;
+  const uint8_t* const* banks;      // the sequence's banks
+  size_t key_offset, value_offset;  // of this layer and head inside a bank
+  int first_partition, num_partitions;
+};
+
+struct Kernels {
+  const char* name;
+  int widest_panel;
+  int query_rows;  // rows of a query tile that suit this instruction set
+
+  Gemm gemm[kNumFormats][kPanelWidths];
+
+  // out[i] = x[i] * (1 / sqrt(mean(x^2) + eps)) * weight[i]
+  void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+  // Column `lane` of a panel of `width` tokens, quantized or as floats.
+  void (*quantize)(const float* x, int n, void* panel, int width, int lane);
+  void (*spread)(const float* x, int n, float* panel, int width, int lane);
+  // Rotates pairs (i, i + dim / 2) of x by the angles' cosines and sines, then scales all n.
+  void (*rotate)(float* x, int n, int rope_dim, const float* cosine, const float* sine,
+                 float scale);
+  void (*to_half)(const float* x, int n, uint16_t* out);  // clamped to finite
+  void (*from_half)(const uint16_t* x, int n, float* out);
+  void (*add)(float* x, const float* y, int n);
+  // out[i] = gate[i] / (1 + exp(-gate[i])) * up[i]
+  void (*silu_multiply)(const float* gate, const float* up, int n, float* out);
+
+  void (*attend)(const AttentionTask& task);
+  // Merges a later partition's state into an earlier one's; then divides by the sum.
+  void (*merge)(float* into, const float* from, int head_dim);
+  void (*finish)(const float* state, int head_dim, float* out);
+
+  // out[i] = exp2((x[i] - max) * scale); the sum over 16 lanes.
+  float (*softmax_weights)(const float* x, int n, float max, float scale, float* out);
+  // The greatest value and its lowest index; *has_nan when any value is NaN.
+  int (*argmax)(const float* x, int n, float* value, bool* has_nan);
+};
+
+extern const Kernels kPortableKernels;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx512Kernels;
+#endif
+
+}  // namespace headrace

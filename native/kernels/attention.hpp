@@ -1,0 +1,185 @@
+// Attention of a few query rows over paged banks. Included by isa_*.cpp.
+//
+// A bank holds, per layer and KV head, keys as [group of 16 positions][dimension][16] and values as
+// [position][dimension], both 16-bit. One lane is one key's score: no sum crosses lanes but the
+// softmax's own. Online softmax over blocks: Milakov and Gimelshein, arXiv:1805.02867.
+
+constexpr int kMaxHeadDim = 256;
+
+struct PartitionScores {
+  alignas(64) float weight[kMaxQueryRows][kPartition];
+};
+
+// Scores of R rows against one bank: 32 keys, two lane groups.
+template <int R>
+inline void score_bank(const float* const* query, const uint16_t* keys, int head_dim,
+                       float (*scores)[kPartition], int column) {
+  F acc[R][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = zero();
+  const uint16_t* next = keys + 16 * head_dim;
+  for (int d = 0; d < head_dim; ++d) {
+    const F k0 = load_half(keys + 16 * d), k1 = load_half(next + 16 * d);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const F q = broadcast(query[r][d]);
+      acc[r][0] = fma(q, k0, acc[r][0]);
+      acc[r][1] = fma(q, k1, acc[r][1]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    store(scores[r] + column, acc[r][0]);
+    store(scores[r] + column + 16, acc[r][1]);
+  }
+}
+
+// Scores become weights in place; keys from `visible` on weigh exactly zero.
+inline void soften(float* scores, int num_columns, int visible, float* max_out, float* sum_out) {
+  const float none = -__builtin_inff();
+  F most = broadcast(none);
+  for (int i = 0; i < num_columns; i += 16) {
+    const int n = visible - i < 0 ? 0 : visible - i > 16 ? 16 : visible - i;
+    const F s = first(load(scores + i), n, none);
+    store(scores + i, s);
+    most = max(s, most);
+  }
+  const float top = greatest(most);
+  F total = zero();
+  for (int i = 0; i < num_columns; i += 16) {
+    const F w = softmax_weight(sub(load(scores + i), broadcast(top)));
+    store(scores + i, w);
+    total = add(total, w);
+  }
+  *max_out = top;
+  *sum_out = sum(total);
+}
+
+// C x 16 dimensions of R rows' weighted values over the partition's keys, ascending.
+template <int R, int C>
+inline void gather_values(const float (*weights)[kPartition], int num_keys,
+                          const uint8_t* const* banks, size_t value_offset, int head_dim, int from,
+                          float (*out)[kMaxHeadDim]) {
+  F acc[R][C];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) acc[r][c] = zero();
+  }
+  for (int first_key = 0; first_key < num_keys; first_key += kBankSize) {
+    const auto* values =
+        reinterpret_cast<const uint16_t*>(banks[first_key / kBankSize] + value_offset) + from;
+    const int n = num_keys - first_key < kBankSize ? num_keys - first_key : kBankSize;
+    for (int j = 0; j < n; ++j, values += head_dim) {
+      F v[C];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) v[c] = load_half(values + 16 * c);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const F w = broadcast(weights[r][first_key + j]);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) acc[r][c] = fma(w, v[c], acc[r][c]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) store(out[r] + from + 16 * c, acc[r][c]);
+  }
+}
+
+// State of one row: [head_dim] weighted values, max, sum.
+inline void merge_state(float* into, const float* values, float from_max, float from_sum,
+                        int head_dim) {
+  const float old_max = into[head_dim], old_sum = into[head_dim + 1];
+  const float top = from_max > old_max ? from_max : old_max;
+  const F a = softmax_weight(broadcast(old_max - top));
+  const F b = softmax_weight(broadcast(from_max - top));
+  for (int d = 0; d < head_dim; d += 16) {
+    store(into + d, fma(load(into + d), a, mul(load(values + d), b)));
+  }
+  const F total = fma(broadcast(old_sum), a, mul(broadcast(from_sum), b));
+  float lanes[16];
+  store(lanes, total);
+  into[head_dim] = top;
+  into[head_dim + 1] = lanes[0];
+}
+
+void merge(float* into, const float* from, int head_dim) {
+  merge_state(into, from, from[head_dim], from[head_dim + 1], head_dim);
+}
+
+void finish(const float* state, int head_dim, float* out) {
+  const F inverse = broadcast(1.0f / state[head_dim + 1]);
+  for (int d = 0; d < head_dim; d += 16) store(out + d, mul(load(state + d), inverse));
+}
+
+template <int R>
+inline void attend_partition(const AttentionTask& task, int row, int partition,
+                             PartitionScores& scores) {
+  const int start = partition * kPartition;
+  int num_keys = 0;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const int n = task.visible[row + r] - start;
+    num_keys = n > num_keys ? n : num_keys;
+  }
+  if (num_keys <= 0) return;
+  num_keys = num_keys < kPartition ? num_keys : kPartition;
+  const uint8_t* const* banks = task.banks + start / kBankSize;
+  int columns = 0;
+  for (; columns < num_keys; columns += kBankSize) {
+    const auto* keys =
+        reinterpret_cast<const uint16_t*>(banks[columns / kBankSize] + task.key_offset);
+    score_bank<R>(task.query + row, keys, task.head_dim, scores.weight, columns);
+  }
+  float most[R], total[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    soften(scores.weight[r], columns, task.visible[row + r] - start, &most[r], &total[r]);
+  }
+  alignas(64) float values[R][kMaxHeadDim];
+  constexpr int C = R <= 6 ? 4 : 2;
+  int d = 0;
+  for (; d + 16 * C <= task.head_dim; d += 16 * C) {
+    gather_values<R, C>(scores.weight, num_keys, banks, task.value_offset, task.head_dim, d,
+                        values);
+  }
+  for (; d < task.head_dim; d += 16) {
+    gather_values<R, 1>(scores.weight, num_keys, banks, task.value_offset, task.head_dim, d,
+                        values);
+  }
+  for (int r = 0; r < R; ++r) {
+    if (task.visible[row + r] <= start) continue;
+    float* state = task.state[row + r];
+    if (partition == task.first_partition) {
+      __builtin_memcpy(state, values[r], sizeof(float) * task.head_dim);
+      state[task.head_dim] = most[r];
+      state[task.head_dim + 1] = total[r];
+    } else {
+      merge_state(state, values[r], most[r], total[r], task.head_dim);
+    }
+  }
+}
+
+template <int R>
+void attend_rows(const AttentionTask& task, int row) {
+  PartitionScores scores;
+  for (int p = 0; p < task.num_partitions; ++p) {
+    attend_partition<R>(task, row, task.first_partition + p, scores);
+  }
+}
+
+using AttendRows = void (*)(const AttentionTask&, int);
+constexpr AttendRows kAttendRows[kMaxQueryRows] = {
+    attend_rows<1>, attend_rows<2>,  attend_rows<3>,  attend_rows<4>,
+    attend_rows<5>, attend_rows<6>,  attend_rows<7>,  attend_rows<8>,
+    attend_rows<9>, attend_rows<10>, attend_rows<11>, attend_rows<12>};
+
+void attend(const AttentionTask& task) {
+  for (int row = 0; row < task.num_rows; row += kQueryRows) {
+    const int n = task.num_rows - row < kQueryRows ? task.num_rows - row : kQueryRows;
+    kAttendRows[n - 1](task, row);
+  }
+}

@@ -1,0 +1,290 @@
+#include "model.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <stdexcept>
+#include <utility>
+
+#include "cpu.hpp"
+#include "forward.hpp"
+#include "half.hpp"
+#include "pack.hpp"
+
+namespace headrace {
+namespace {
+
+class File {
+ public:
+  explicit File(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd_ < 0) throw std::runtime_error("cannot open " + path + ": " + std::strerror(errno));
+  }
+  ~File() { ::close(fd_); }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+void read_exactly(int fd, uint8_t* out, uint64_t size, uint64_t offset, const std::string& role) {
+  while (size > 0) {
+    const ssize_t n =
+        ::pread(fd, out, std::min<uint64_t>(size, uint64_t{1} << 30), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) throw std::runtime_error("tensor '" + role + "' ends past the end of the file");
+    out += n;
+    offset += static_cast<uint64_t>(n);
+    size -= static_cast<uint64_t>(n);
+  }
+}
+
+const FormatTraits& traits_of(const TensorRef& ref) {
+  const int index = format_index(static_cast<Format>(ref.type));
+  if (index < 0) {
+    throw std::runtime_error("tensor '" + ref.role + "' has unsupported type " +
+                             std::to_string(ref.type));
+  }
+  return kFormats[index];
+}
+
+[[noreturn]] void mismatch(const TensorRef& ref, const std::string& what) {
+  throw std::runtime_error("tensor '" + ref.role + "' of layer " + std::to_string(ref.layer) + " " +
+                           what);
+}
+
+// The file's row behind row `i` of a head matrix: interleaved pairs (2i, 2i + 1) become halves.
+int file_row(int i, int head_dim, int rope_dim, bool permuted) {
+  const int inside = i % head_dim;
+  if (!permuted || inside >= rope_dim) return i;
+  const int half = rope_dim / 2;
+  return i - inside + (inside < half ? 2 * inside : 2 * (inside - half) + 1);
+}
+
+void check_shape(const Shape& s) {
+  const auto require = [](bool ok, const char* what) {
+    if (!ok) throw std::runtime_error(what);
+  };
+  require(s.num_layers > 0 && s.vocab > 0 && s.context > 0, "model sizes must be positive");
+  require(s.hidden > 0 && s.hidden % kBlock == 0, "hidden size must be a multiple of 32");
+  require(s.ffn > 0 && s.ffn % kBlock == 0, "feed-forward size must be a multiple of 32");
+  require(s.head_dim >= 16 && s.head_dim % 16 == 0 && s.head_dim <= 256,
+          "head size must be a multiple of 16, at most 256");
+  require(s.num_kv_heads > 0 && s.num_heads > 0 && s.num_heads % s.num_kv_heads == 0,
+          "heads must be a multiple of KV heads");
+  require(s.num_heads * s.head_dim % kBlock == 0, "attention width must be a multiple of 32");
+  require(s.rope_dim > 0 && s.rope_dim % 2 == 0 && s.rope_dim <= s.head_dim,
+          "rotary size must be even and at most the head size");
+  require(s.rope_factors.empty() || static_cast<int>(s.rope_factors.size()) == s.rope_dim / 2,
+          "rotary factors must number half the rotary size");
+}
+
+}  // namespace
+
+Model::Model(const std::string& path, Shape shape, const std::vector<TensorRef>& tensors,
+             int num_threads, const std::string& isa)
+    : shape_((check_shape(shape), std::move(shape))),
+      kernels_(choose_kernels(isa)),
+      team_(num_threads > 0 ? num_threads : usable_cores()),
+      rope_(shape_.rope_dim, shape_.rope_theta, shape_.rope_factors),
+      layers_(shape_.num_layers),
+      work_(std::make_unique<Workspace>()) {
+  const File file(path);
+  const int width = shape_.num_heads * shape_.head_dim;
+  const int kv_width = shape_.num_kv_heads * shape_.head_dim;
+  const bool permuted = shape_.rope_interleaved;
+
+  std::map<std::pair<std::string, int>, const TensorRef*> refs;
+  for (const TensorRef& ref : tensors) refs[{ref.role, ref.layer}] = &ref;
+  const auto find = [&](const char* role, int layer) -> const TensorRef* {
+    const auto it = refs.find({role, layer});
+    return it == refs.end() ? nullptr : it->second;
+  };
+  const auto need = [&](const char* role, int layer) -> const TensorRef& {
+    const TensorRef* ref = find(role, layer);
+    if (ref == nullptr) {
+      throw std::runtime_error(std::string("tensor '") + role + "' of layer " +
+                               std::to_string(layer) + " is missing");
+    }
+    return *ref;
+  };
+  const auto matrix = [&](const char* role, int layer, int rows, int inputs, bool permuted_rows) {
+    return load_matrix(file.fd(), need(role, layer), rows, inputs, permuted_rows);
+  };
+  const auto vector = [&](const char* role, int layer, int size) {
+    return load_vector(file.fd(), need(role, layer), size);
+  };
+  const auto optional = [&](const char* role, int layer, int size, bool permuted_rows) {
+    const TensorRef* ref = find(role, layer);
+    return ref == nullptr ? std::vector<float>()
+                          : load_vector(file.fd(), *ref, size, permuted_rows);
+  };
+
+  embedding_ = matrix("token_embedding", -1, shape_.vocab, shape_.hidden, false);
+  if (find("output", -1) != nullptr)
+    head_ = matrix("output", -1, shape_.vocab, shape_.hidden, false);
+  output_norm_ = vector("output_norm", -1, shape_.hidden);
+  for (int i = 0; i < shape_.num_layers; ++i) {
+    Layer& l = layers_[i];
+    l.attention_norm = vector("attn_norm", i, shape_.hidden);
+    l.q = matrix("q", i, width, shape_.hidden, permuted);
+    l.k = matrix("k", i, kv_width, shape_.hidden, permuted);
+    l.v = matrix("v", i, kv_width, shape_.hidden, false);
+    l.q_bias = optional("q_bias", i, width, permuted);
+    l.k_bias = optional("k_bias", i, kv_width, permuted);
+    l.v_bias = optional("v_bias", i, kv_width, false);
+    l.q_norm = optional("q_norm", i, shape_.head_dim, permuted);
+    l.k_norm = optional("k_norm", i, shape_.head_dim, permuted);
+    l.o = matrix("o", i, shape_.hidden, width, false);
+    l.ffn_norm = vector("ffn_norm", i, shape_.hidden);
+    l.gate = matrix("gate", i, shape_.ffn, shape_.hidden, false);
+    l.up = matrix("up", i, shape_.ffn, shape_.hidden, false);
+    l.down = matrix("down", i, shape_.hidden, shape_.ffn, false);
+  }
+  head_bytes_ = static_cast<size_t>(kBankSize) * shape_.head_dim * sizeof(uint16_t);
+  bank_bytes_ = head_bytes_ * 2 * shape_.num_kv_heads * shape_.num_layers;
+}
+
+Model::~Model() = default;
+
+Matrix Model::load_matrix(int fd, const TensorRef& ref, int rows, int inputs, bool permuted) {
+  const FormatTraits& traits = traits_of(ref);
+  if (ref.rows != rows || ref.inputs != inputs) mismatch(ref, "has another shape than the model");
+  if (inputs % traits.file_block != 0) mismatch(ref, "has rows that its blocks do not divide");
+  const size_t row_bytes = file_row_bytes(traits, inputs);
+  if (ref.num_bytes != row_bytes * rows) mismatch(ref, "has another size than its shape");
+
+  Matrix m;
+  m.traits = &traits;
+  m.format = format_index(traits.format);
+  m.rows = rows;
+  m.inputs = inputs;
+  m.num_tiles = (rows + kLanes - 1) / kLanes;
+  m.tile_bytes = tile_bytes(traits, inputs);
+  m.data = Buffer(m.tile_bytes * m.num_tiles);
+  Buffer raw(ref.num_bytes);
+  read_exactly(fd, raw.data(), ref.num_bytes, ref.offset, ref.role);
+  const int dim = shape_.head_dim;
+  team_.run(1, [&](int) {
+    for (int i; (i = team_.next(0, m.num_tiles)) >= 0;) {
+      const uint8_t* sources[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int row = i * kLanes + lane;
+        const int from = row < rows ? file_row(row, dim, shape_.rope_dim, permuted) : 0;
+        sources[lane] = row < rows ? raw.data() + from * row_bytes : nullptr;
+      }
+      pack_tile(traits, sources, inputs, m.data.data() + i * m.tile_bytes);
+    }
+  });
+  return m;
+}
+
+std::vector<float> Model::load_vector(int fd, const TensorRef& ref, int size, bool permuted) {
+  const FormatTraits& traits = traits_of(ref);
+  if (ref.rows != 1 || ref.inputs != size) mismatch(ref, "has another shape than the model");
+  if (!traits.is_float) mismatch(ref, "must not be quantized");
+  std::vector<uint8_t> raw(static_cast<size_t>(size) * traits.file_bytes);
+  if (ref.num_bytes != raw.size()) mismatch(ref, "has another size than its shape");
+  read_exactly(fd, raw.data(), raw.size(), ref.offset, ref.role);
+  std::vector<uint8_t> tile(static_cast<size_t>(size) * 16 * traits.file_bytes);
+  const uint8_t* const rows[kLanes] = {raw.data()};
+  pack_tile(traits, rows, size, tile.data());
+  std::vector<float> out(size);
+  unpack_row(traits, tile.data(), 0, size, out.data());
+  if (!permuted) return out;
+  std::vector<float> ordered(size);
+  for (int i = 0; i < size; ++i) {
+    ordered[i] = out[file_row(i, shape_.head_dim, shape_.rope_dim, true)];
+  }
+  return ordered;
+}
+
+size_t Model::weight_bytes() const {
+  const auto bytes = [](const Matrix& m) { return m.tile_bytes * m.num_tiles; };
+  size_t total = bytes(head_.empty() ? embedding_ : head_);
+  for (const Layer& l : layers_) {
+    for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) total += bytes(*m);
+  }
+  return total;
+}
+
+void Model::allocate(int num_banks) {
+  pool_ = Buffer(bank_bytes_ * static_cast<size_t>(num_banks));
+  num_banks_ = num_banks;
+}
+
+uint8_t* Model::bank(int i) const {
+  if (i < 0 || i >= num_banks_) {
+    throw std::invalid_argument("bank " + std::to_string(i) + " is not in the pool of " +
+                                std::to_string(num_banks_));
+  }
+  return pool_.data() + bank_bytes_ * static_cast<size_t>(i);
+}
+
+void Model::copy_bank(int source, int target) {
+  std::memcpy(bank(target), bank(source), bank_bytes_);
+}
+
+void Model::shift_bank(int bank_index, int delta) {
+  uint8_t* data = bank(bank_index);
+  const int dim = shape_.head_dim, half = shape_.rope_dim / 2;
+  std::vector<float> cosine(half), sine(half), key(dim);
+  std::vector<uint16_t> halves(dim);
+  rope_.rotation(delta, cosine.data(), sine.data());
+  for (int head = 0; head < shape_.num_layers * shape_.num_kv_heads; ++head) {
+    auto* keys = reinterpret_cast<uint16_t*>(data + head_bytes_ * 2 * head);
+    for (int slot = 0; slot < kBankSize; ++slot) {
+      uint16_t* at = keys + slot / kLanes * kLanes * dim + slot % kLanes;
+      for (int d = 0; d < dim; ++d) halves[d] = at[d * kLanes];
+      kernels_.from_half(halves.data(), dim, key.data());
+      kernels_.rotate(key.data(), dim, shape_.rope_dim, cosine.data(), sine.data(), 1.0f);
+      kernels_.to_half(key.data(), dim, halves.data());
+      for (int d = 0; d < dim; ++d) at[d * kLanes] = halves[d];
+    }
+  }
+}
+
+void Model::check(const std::vector<Span>& spans) const {
+  const auto require = [](bool ok, size_t i, const char* what) {
+    if (!ok) throw std::invalid_argument("span " + std::to_string(i) + ": " + what);
+  };
+  for (size_t i = 0; i < spans.size(); ++i) {
+    const Span& s = spans[i];
+    require(s.num_tokens > 0, i, "no tokens");
+    require(s.position >= 0 && s.position <= shape_.context - s.num_tokens, i,
+            "positions past the model's context");
+    require(s.num_logits >= 0 && s.num_logits <= s.num_tokens, i, "more logits than tokens");
+    const int needed = (s.position + s.num_tokens + kBankSize - 1) / kBankSize;
+    require(s.num_banks >= needed, i, "too few banks");
+    for (int b = 0; b < needed; ++b) {
+      require(s.banks[b] >= 0 && s.banks[b] < num_banks_, i, "a bank outside the pool");
+    }
+    for (int t = 0; t < s.num_tokens; ++t) {
+      require(s.tokens[t] >= 0 && s.tokens[t] < shape_.vocab, i, "a token outside the vocabulary");
+    }
+  }
+}
+
+void Model::step(const std::vector<Span>& spans) {
+  check(spans);
+  num_logits_ = 0;
+  if (spans.empty()) return;
+  int end = 0;
+  for (const Span& s : spans) end = std::max(end, s.position + s.num_tokens);
+  rope_.extend(end);
+  num_logits_ = Forward(*this, *work_, spans).run();
+}
+
+const float* Model::logits(int row) const {
+  if (row < 0 || row >= num_logits_) {
+    throw std::invalid_argument("logits row " + std::to_string(row) + " of " +
+                                std::to_string(num_logits_));
+  }
+  return work_->logits.as<float>() + static_cast<size_t>(row) * head_rows(*this);
+}
+
+}  // namespace headrace

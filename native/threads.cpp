@@ -1,0 +1,145 @@
+#include "threads.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <set>
+#include <string>
+#include <utility>
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+namespace headrace {
+namespace {
+
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void pause() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Returns once `word` differs from `old`.
+void wait_for_change(const std::atomic<uint32_t>& word, uint32_t old) {
+  const int64_t deadline = now() + kSpinNanoseconds;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (word.load(std::memory_order_acquire) != old) return;
+      pause();
+    }
+  } while (now() < deadline);
+  while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+}
+
+// Round to nearest, denormals kept: what the numerics assume, whatever the host program has set.
+class FloatingPointControl {
+ public:
+#if defined(__x86_64__) || defined(_M_X64)
+  FloatingPointControl() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
+  ~FloatingPointControl() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#endif
+};
+
+}  // namespace
+
+Team::Team(int num_threads) : num_threads_(std::max(1, num_threads)) {
+  for (int i = 1; i < num_threads_; ++i) workers_.emplace_back([this, i] { work(i); });
+}
+
+Team::~Team() {
+  stopping_.store(true, std::memory_order_release);
+  round_.fetch_add(1, std::memory_order_acq_rel);
+  round_.notify_all();
+  for (auto& worker : workers_) worker.join();
+}
+
+void Team::run(int num_phases, const std::function<void(int)>& body) {
+  if (num_phases > num_counters_) {
+    counters_.reset(new Counter[num_phases]);
+    num_counters_ = num_phases;
+  }
+  for (int i = 0; i < num_phases; ++i) counters_[i].value.store(0, std::memory_order_relaxed);
+  body_ = &body;
+  if (num_threads_ > 1) {
+    round_.fetch_add(1, std::memory_order_acq_rel);
+    round_.notify_all();
+  }
+  const FloatingPointControl control;
+  body(0);
+  barrier();
+}
+
+void Team::work(int index) {
+  uint32_t seen = 0;
+  for (;;) {
+    wait_for_change(round_, seen);
+    ++seen;
+    if (stopping_.load(std::memory_order_acquire)) return;
+    const FloatingPointControl control;
+    (*body_)(index);
+    barrier();
+  }
+}
+
+void Team::barrier() {
+  if (num_threads_ == 1) return;
+  const uint32_t generation = generation_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_acq_rel);
+    generation_.notify_all();
+  } else {
+    wait_for_change(generation_, generation);
+  }
+}
+
+int usable_cores() {
+  int count = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+#ifdef __linux__
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+    std::set<std::pair<int, int>> cores;
+    int num_allowed = 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (!CPU_ISSET(cpu, &allowed)) continue;
+      ++num_allowed;
+      const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+      int core = cpu, package = 0;
+      std::ifstream(base + "core_id") >> core;
+      std::ifstream(base + "physical_package_id") >> package;
+      cores.emplace(package, core);
+    }
+    count = std::max(1, std::min<int>(num_allowed, static_cast<int>(cores.size())));
+  }
+  std::string quota;
+  double period = 0;
+  if (std::ifstream("/sys/fs/cgroup/cpu.max") >> quota >> period && quota != "max" && period > 0) {
+    count = std::min(count, std::max(1, static_cast<int>(std::ceil(std::stod(quota) / period))));
+  } else {
+    double limit = -1;
+    if (std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> limit && limit > 0 &&
+        std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period && period > 0) {
+      count = std::min(count, std::max(1, static_cast<int>(std::ceil(limit / period))));
+    }
+  }
+#endif
+  return count;
+}
+
+}  // namespace headrace
