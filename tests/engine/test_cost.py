@@ -5,9 +5,9 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.scheduling import RATES
 
 from headrace.engine.cost import CostModel, StepRates
+from support.scheduling import RATES
 
 
 class Span(NamedTuple):

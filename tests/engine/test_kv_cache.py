@@ -1,11 +1,11 @@
 from collections.abc import Iterable
 
 import pytest
-from support.scheduling import BankModel, audit
 
 from headrace.engine.kv_cache import BankCopy, KVCache
 from headrace.engine.scheduler import Plan, PlannedSpan
 from headrace.engine.sequence import Sequence, State
+from support.scheduling import BankModel, audit
 
 BANK = 4
 

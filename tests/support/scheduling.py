@@ -26,11 +26,12 @@ def make_scheduler(
 
 class BankModel:
     """Stands in for the core. A position's content is its tenant and every token up to it, which is
-    what real keys and values depend on."""
+    what real keys and values depend on; equal contents, and only those, have equal numbers."""
 
     def __init__(self, bank_size: int) -> None:
         self.bank_size = bank_size
-        self._contents: dict[int, dict[int, object]] = {}
+        self._contents: dict[int, dict[int, int]] = {}
+        self._numbers: dict[tuple[int, str, int], int] = {}
 
     def step(self, plan: Plan, kv: KVCache) -> None:
         """Read what each span attends to, then write its own positions."""
@@ -46,23 +47,32 @@ class BankModel:
             written |= banks
             for position in range(span.position, end):
                 bank = span.sequence.banks[position // self.bank_size]
-                offset = position % self.bank_size
-                self._contents.setdefault(bank, {})[offset] = _content(span.sequence, position)
+                content = self._content(span.sequence, position)
+                self._contents.setdefault(bank, {})[position % self.bank_size] = content
 
     def check(self, sequence: Sequence, num_positions: int) -> None:
         """The first positions hold exactly what this sequence would have written."""
+        content = -1
         for position in range(num_positions):
+            content = self._extend(content, sequence, position)
             bank = sequence.banks[position // self.bank_size]
-            found = self._contents[bank][position % self.bank_size]
-            assert found == _content(sequence, position)
+            assert self._contents[bank][position % self.bank_size] == content
 
     def copy(self, copy: BankCopy | None) -> None:
         if copy is not None:
             self._contents[copy.target] = dict(self._contents[copy.source])
 
+    def _content(self, sequence: Sequence, position: int) -> int:
+        """From what is below, as a core would compute it; `check` has compared that."""
+        below = -1
+        if position:
+            bank = sequence.banks[(position - 1) // self.bank_size]
+            below = self._contents[bank][(position - 1) % self.bank_size]
+        return self._extend(below, sequence, position)
 
-def _content(sequence: Sequence, position: int) -> object:
-    return sequence.tenant, tuple(sequence.tokens[: position + 1])
+    def _extend(self, below: int, sequence: Sequence, position: int) -> int:
+        key = (below, sequence.tenant, sequence.tokens[position])
+        return self._numbers.setdefault(key, len(self._numbers))
 
 
 def audit(kv: KVCache, sequences: Iterable[Sequence]) -> None:

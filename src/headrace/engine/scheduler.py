@@ -258,7 +258,7 @@ class Scheduler:
         position = sequence.num_computed_tokens
         num_logits = max(0, position + num_tokens - sequence.num_confirmed_tokens + 1)
         draft.spans.append(PlannedSpan(sequence, position, num_tokens, num_logits))
-        self._line.served[sequence.tenant] += num_tokens
+        self._line.serve(sequence.tenant, num_tokens)
         key = self.kv.next_key(sequence)
         if key is not None:
             draft.coming.add(key)

@@ -4,8 +4,8 @@ In: sequences. Out: the next to admit. Thread: the engine thread only. Next: `en
 
 A turn is ordered by (tokens its tenant has been served, its rank, its arrival):
 
-- The least-served tenant is first. A tenant that comes back after a pause starts level with the
-  least-served one that is here, so that a pause earns no credit.
+- The least-served tenant is first. A tenant that gets in line after a pause starts level with
+  whoever was served last, so that a pause earns no credit.
 - rank = tokens the tenant had been served at its arrival + tokens to its own first token. So the
   nearest is first, and yet a prompt of n tokens is overtaken by at most n tokens of later ones.
 """
@@ -28,11 +28,13 @@ class WaitingLine:
 
     def __init__(self) -> None:
         self.served: dict[str, int] = {}
-        """Prompt and generated tokens computed, by tenant; whoever plans adds to it."""
+        """Prompt and generated tokens computed, by tenant. Streams add to it without a turn."""
         self._num_unfinished: dict[str, int] = {}
         self._heaps: dict[str, list[_Entry]] = {}
         self._num_arrived = 0
         self._num_waiting = 0
+        self._level = 0
+        """What the tenant served last had been served before."""
 
     def __len__(self) -> int:
         return self._num_waiting
@@ -47,8 +49,8 @@ class WaitingLine:
         if sequence.arrival:
             raise ValueError(f"{sequence!r} is here already")
         tenant = sequence.tenant
-        if tenant not in self._num_unfinished:
-            self._level(tenant)
+        if tenant not in self._heaps:
+            self.served[tenant] = max(self.served.get(tenant, 0), self._level)
         self._num_unfinished[tenant] = self._num_unfinished.get(tenant, 0) + 1
         self._num_arrived += 1
         sequence.arrival = self._num_arrived
@@ -63,14 +65,14 @@ class WaitingLine:
         if not self._num_unfinished:
             # Nobody is left to compare with.
             self.served.clear()
+            self._level = 0
+        elif len(self.served) > 2 * len(self._num_unfinished) + 64:
+            self._forget_the_absent()
 
-    def _level(self, tenant: str) -> None:
-        """Start a tenant that had nothing here, and forget those absent who would start as low."""
-        level = min((self.served[other] for other in self._num_unfinished), default=0)
-        self.served[tenant] = max(self.served.get(tenant, 0), level)
-        if len(self.served) > 2 * len(self._num_unfinished) + 64:
-            present = {tenant, *self._num_unfinished}
-            self.served = {t: n for t, n in self.served.items() if t in present or n > level}
+    def serve(self, tenant: str, num_tokens: int) -> None:
+        """Note that it was the tenant's turn, and for how many tokens."""
+        self._level = max(self._level, self.served[tenant])
+        self.served[tenant] += num_tokens
 
     def push(self, sequence: Sequence, distance: int) -> None:
         """Let a sequence wait that is `distance` tokens from its first token."""
@@ -89,6 +91,11 @@ class WaitingLine:
     def turn(self, sequence: Sequence, distance: int) -> Turn:
         """The turn of a sequence that runs but has to catch up, to compare with `first`."""
         return self.served[sequence.tenant], sequence.rank_base + distance, sequence.arrival
+
+    def _forget_the_absent(self) -> None:
+        """Drop tenants without sequences that would start at the level anyway."""
+        present, level = self._num_unfinished, self._level
+        self.served = {t: n for t, n in self.served.items() if t in present or n > level}
 
     def remove(self, sequence: Sequence) -> None:
         """Take a waiting sequence out, from wherever it stands."""
