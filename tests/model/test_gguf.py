@@ -376,17 +376,17 @@ def test_typed_getters(write: Writer) -> None:
     assert file.text("general.architecture") == "llama"
     assert (file.integer("int"), file.number("int"), file.number("float")) == (5, 5.0, 0.25)
     assert file.flag("flag") is False
-    assert file.items("ints", int) == (-1,)
+    assert file.array("ints", int) == (-1,)
     missing = (file.text("x"), file.integer("x"), file.number("x"), file.flag("x"))
-    assert missing == (None,) * 4 and file.items("x", str) is None
+    assert missing == (None,) * 4 and file.array("x", str) is None
     for wrong in (
         lambda: file.text("int"),
         lambda: file.integer("flag"),
         lambda: file.integer("float"),
         lambda: file.number("general.architecture"),
         lambda: file.flag("int"),
-        lambda: file.items("ints", str),
-        lambda: file.items("int", int),
+        lambda: file.array("ints", str),
+        lambda: file.array("int", int),
     ):
         with pytest.raises(InvalidModelFile, match=r"model\.gguf: (int|float|flag|general)"):
             wrong()

@@ -10,20 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from headrace.model import gguf
+from headrace.model.gguf import GGUFFile
 
 
 class TransformersModel:
     """A file loaded as float32, on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        reader = gguf.GGUFReader(path)
+        file = gguf.read(path)
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        _complete(config, reader)
+        _complete(config, file)
         self.model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation="eager"
         ).eval()
@@ -31,7 +33,7 @@ class TransformersModel:
         outcome = self.model.load_state_dict(loaded["tensors"], strict=False)
         _check(outcome.missing_keys, outcome.unexpected_keys, config)
         self.model.tie_weights()
-        _divide_frequencies(self.model, reader)
+        _divide_frequencies(self.model, file)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """(len(tokens), vocab_size) float32."""
@@ -40,12 +42,11 @@ class TransformersModel:
         return logits
 
 
-def _complete(config: Any, reader: gguf.GGUFReader) -> None:
-    architecture = _value(reader, "general.architecture")
-    head_dim = _value(reader, f"{architecture}.attention.key_length")
+def _complete(config: Any, file: GGUFFile) -> None:
+    head_dim = file.integer(f"{file.architecture}.attention.key_length")
     if head_dim is not None:
         config.head_dim = head_dim
-    if _tensor(reader, "blk.0.attn_q.bias") is not None:
+    if "blk.0.attn_q.bias" in file.tensors:
         config.attention_bias = True
 
 
@@ -57,20 +58,9 @@ def _check(missing: list[str], unexpected: list[str], config: Any) -> None:
         raise AssertionError(f"transformers found no weights for {left}, no place for {unexpected}")
 
 
-def _divide_frequencies(model: Any, reader: gguf.GGUFReader) -> None:
-    architecture = _value(reader, "general.architecture")
-    factor = _value(reader, f"{architecture}.rope.scaling.factor") or 1.0
+def _divide_frequencies(model: Any, file: GGUFFile) -> None:
     frequencies = model.model.rotary_emb.inv_freq
-    tensor = _tensor(reader, "rope_freqs.weight")
+    tensor = file.tensors.get("rope_freqs.weight")
     if tensor is not None:
-        frequencies /= torch.from_numpy(np.array(tensor.data))
-    frequencies /= factor
-
-
-def _value(reader: gguf.GGUFReader, key: str) -> Any:
-    field = reader.get_field(key)
-    return None if field is None else field.contents()
-
-
-def _tensor(reader: gguf.GGUFReader, name: str) -> gguf.ReaderTensor | None:
-    return next((tensor for tensor in reader.tensors if tensor.name == name), None)
+        frequencies /= torch.frombuffer(bytearray(file.read_tensor(tensor)), dtype=torch.float32)
+    frequencies /= file.number(f"{file.architecture}.rope.scaling.factor") or 1.0

@@ -271,7 +271,7 @@ class _Keys:
     def _same_in_all_layers(self, name: str) -> int:
         """The one value of a key written as an array with an entry per layer."""
         key = self.full(name)
-        values = set(self.gguf.items(key, int) or ())
+        values = set(self.gguf.array(key, int) or ())
         if len(values) != 1:
             raise self.gguf.unsupported(key, "layers that differ in size are not supported")
         return values.pop()
@@ -327,7 +327,7 @@ def _vocab_size(keys: _Keys) -> int:
     if embedding is None:
         raise keys.gguf.invalid(tensor_part(_EMBEDDING_NAME), "is missing; fetch the model anew")
     vocab_size = embedding.shape[0]
-    tokens = keys.gguf.items("tokenizer.ggml.tokens", str)
+    tokens = keys.gguf.array("tokenizer.ggml.tokens", str)
     for name, size in (
         ("tokenizer.ggml.tokens", None if tokens is None else len(tokens)),
         (keys.full("vocab_size"), keys.optional_size("vocab_size")),

@@ -174,7 +174,7 @@ class GGUFFile:
     def flag(self, key: str) -> bool | None:
         return self._typed(key, bool, "true or false")
 
-    def items(self, key: str, item_type: type[_T]) -> tuple[_T, ...] | None:
+    def array(self, key: str, item_type: type[_T]) -> tuple[_T, ...] | None:
         """A metadata array whose items all have `item_type`."""
         value = self._typed(key, tuple, "an array")
         if value is not None and any(type(item) is not item_type for item in value):
@@ -222,17 +222,12 @@ def read(path: str | os.PathLike[str]) -> GGUFFile:
         raise ModelNotFound(f"{path}: there is no such file") from error
     except OSError as error:
         raise InvalidModelFile(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # a path with a null byte, for one
-        raise ModelNotFound(f"{str(path)!r}: {error}") from error
 
 
 def _read(path: Path) -> GGUFFile:
-    # A named pipe would block in open(), so look first.
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise InvalidModelFile(f"{path}: is not a regular file; give the .gguf file itself")
+    _check_regular(path)
     with path.open("rb") as file:
-        cursor = _Cursor(file, path, status.st_size)
+        cursor = _Cursor(file, path, os.fstat(file.fileno()).st_size)
         version = _read_version(cursor)
         num_tensors, num_keys = cursor.unpack(_HEADER, "header")
         metadata = MappingProxyType(_read_metadata(cursor, num_keys))
@@ -248,8 +243,18 @@ def _read(path: Path) -> GGUFFile:
         metadata=metadata,
         tensors=MappingProxyType(tensors),
         alignment=alignment,
-        num_bytes=status.st_size,
+        num_bytes=cursor.num_bytes,
     )
+
+
+def _check_regular(path: Path) -> None:
+    """A named pipe would block in open(), so look first."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a null byte in the path
+        raise ModelNotFound(f"{str(path)!r}: {error}") from error
+    if not stat.S_ISREG(mode):
+        raise InvalidModelFile(f"{path}: is not a regular file; give the .gguf file itself")
 
 
 class _Cursor:
