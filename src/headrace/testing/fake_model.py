@@ -42,12 +42,20 @@ def saying(answer: Sequence[int], then: int) -> Rule:
     script = list(answer)
 
     def rule(history: Sequence[int]) -> int:
-        for num_said in range(min(len(script), len(history)), -1, -1):
-            if list(history[len(history) - num_said :]) == script[:num_said]:
-                return script[num_said] if num_said < len(script) else then
-        return then
+        heard = list(history)
+        before_end = list(history)
+        while before_end and before_end[-1] == then:
+            before_end.pop()
+        if _ends(before_end, script):
+            return then
+        num_said = max(n for n in range(len(script)) if _ends(heard, script[:n]))
+        return script[num_said]
 
     return rule
+
+
+def _ends(tokens: list[int], end: list[int]) -> bool:
+    return tokens[len(tokens) - len(end) :] == end if len(end) <= len(tokens) else False
 
 
 @dataclass(slots=True)
