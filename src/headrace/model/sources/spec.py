@@ -171,7 +171,10 @@ def _hub(text: str, rest: str) -> HubSpec:
 
 
 def _url(text: str) -> UrlSpec:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise _invalid(f"{text!r} is not a URL: {error}") from error
     if not parts.hostname:
         raise _invalid(f"{text!r} has no host name")
     if parts.username or parts.password:
@@ -186,7 +189,10 @@ def path_of(text: str) -> Path:
     """The absolute path that `text` means, `~` expanded."""
     if not text:
         raise _invalid("the path of the model file is empty")
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, ValueError) as error:  # `~name` of nobody here; a null byte
+        raise _invalid(f"{text!r} is not a path: {error}") from error
 
 
 def _invalid(problem: str) -> InvalidRequest:
