@@ -7,9 +7,14 @@ than hidden_size / num_heads for qwen, and what divides the rotation frequencies
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import gguf as gguf_package
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -18,18 +23,23 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from headrace.model import gguf
 from headrace.model.gguf import GGUFFile
 
+# Beside other work on two cores, threads that wait for each other cost a tiny model more than they
+# give it.
+torch.set_num_threads(1)
+
 
 class TransformersModel:
     """A file loaded as float32, on the CPU."""
 
     def __init__(self, path: Path) -> None:
         file = gguf.read(path)
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        _complete(config, file)
-        self.model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
-        loaded = load_gguf_checkpoint(path, return_tensors=True, model_to_load=self.model)
+        with _nothing_done_twice():
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            _complete(config, file)
+            self.model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation="eager"
+            ).eval()
+            loaded = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=self.model)
         outcome = self.model.load_state_dict(loaded["tensors"], strict=False)
         _check(outcome.missing_keys, outcome.unexpected_keys, config)
         self.model.tie_weights()
@@ -40,6 +50,18 @@ class TransformersModel:
         with torch.inference_mode():
             logits: np.ndarray = self.model(torch.tensor([tokens])).logits[0].numpy()
         return logits
+
+
+@contextmanager
+def _nothing_done_twice() -> Iterator[None]:
+    """Loading parses the file twice, and makes a table of names for every module: cached here."""
+    with (
+        patch.object(gguf_package, "GGUFReader", functools.cache(gguf_package.GGUFReader)),
+        patch.object(
+            gguf_package, "get_tensor_name_map", functools.cache(gguf_package.get_tensor_name_map)
+        ),
+    ):
+        yield
 
 
 def _complete(config: Any, file: GGUFFile) -> None:
