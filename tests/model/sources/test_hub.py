@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace.errors import SourceUnavailable
+from headrace.errors import SourceUnavailable, StorageError
 from headrace.model import store
 from headrace.model.sources import hub
 from headrace.model.sources.spec import HubSpec
@@ -102,7 +103,9 @@ def test_bytes_other_than_the_hub_promises(home: Path, cache: Path, web: FileSer
     ("code", "status", "words"),
     [
         ("RepoNotFound", 404, "has no repository 'org/tiny-GGUF'"),
-        ("GatedRepo", 403, "hf auth login"),
+        ("GatedRepo", 403, "asks for a licence to be accepted"),
+        ("", 401, "(401). Log in"),
+        ("", 500, "(500). Try again later"),
     ],
 )
 def test_a_repository_that_is_not_for_this_user(
@@ -110,9 +113,25 @@ def test_a_repository_that_is_not_for_this_user(
 ) -> None:
     web.serve(f"/api/models/{REPO}", b"", statuses=[status] * 9, headers={"X-Error-Code": code})
     done = pulling.run(f"hf:{REPO}", env={"HF_ENDPOINT": web.url})
-    assert done.returncode == 1
+    assert done.returncode == 1 and done.stderr.count("\n") == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_names_the_folder_of_the_cache(
+    home: Path, cache: Path, web: FileServer
+) -> None:
+    cache.mkdir(parents=True)
+    env = serve_hub(web, {"tiny.Q4_K_M.gguf": BODY})
+    done = pulling.run(f"hf:{REPO}", env=env, before=pulling.in_small_disk(60, cache))
+    assert done.returncode == 1
+    assert f"100.0 kB needed in {cache}" in done.stderr and "HF_HOME" in done.stderr
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_cache_that_cannot_be_written(code: int) -> None:
+    error = hub._explain(HubSpec(REPO, None), OSError(code, "no"))
+    assert isinstance(error, StorageError) and "let HF_HOME" in error.message.replace("L", "l")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +152,16 @@ def test_without_the_extra(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(SourceUnavailable, match=r"pip install 'headrace\[hf\]'"):
         hub.look_up(HubSpec(REPO, None), lambda _: None)
+
+
+def test_of_two_bars_the_further_one_counts() -> None:
+    seen: list[int | None] = []
+    bar = hub._bar(lambda progress: seen.append(progress.num_bytes), 100)
+    came, on_disk = bar(total=100, initial=0), bar(total=100, initial=0)
+    for which, num_bytes in ((came, 60), (on_disk, 20), (came, 40), (on_disk, 80)):
+        which.update(num_bytes)
+        which.set_postfix_str("9 MB/s", refresh=False)
+    assert seen == [60, 60, 100, 100]
 
 
 def choose(quant: str | None, *names: str) -> str:

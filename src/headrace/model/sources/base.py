@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from headrace.errors import HashMismatch, SourceUnavailable, StorageError
+from headrace.settings import HOME_VARIABLE
 
 CHUNK_BYTES = 1 << 20
 GGUF_MAGIC = b"GGUF"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS}
+DISK_ERRORS = _FULL | _NOT_OURS | {errno.EFBIG, errno.EIO}
+"""The system's refusals that are about the disk, not about the network."""
 
 
 class Phase(StrEnum):
@@ -139,16 +142,17 @@ def writing(path: Path, mode: str = "wb") -> Iterator[BinaryIO]:
             file.close()
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
+def storage_error(path: Path, error: OSError, variable: str = HOME_VARIABLE) -> StorageError:
+    """What the system's refusal means; `variable` names the folder that `path` is in."""
     if error.errno in _FULL:
         return StorageError(
             f"the disk is full: cannot write {path} ({readable(free_bytes(path))} free). "
-            "Make room, or let HEADRACE_HOME name a folder on another disk, and pull again."
+            f"Make room, or let {variable} name a folder on another disk, and pull again."
         )
     if error.errno in _NOT_OURS:
         return StorageError(
             f"cannot write {path}: {error.strerror}. "
-            "Let HEADRACE_HOME name a folder that you may write to."
+            f"Let {variable} name a folder that you may write to."
         )
     if error.errno == errno.EFBIG:
         return StorageError(
@@ -157,14 +161,14 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"cannot write {path}: {error.strerror or error}.")
 
 
-def require_space(folder: Path, num_bytes: int) -> None:
+def require_space(folder: Path, num_bytes: int, variable: str = HOME_VARIABLE) -> None:
     """Refuse before the first byte what the disk has no room for."""
     free = free_bytes(folder)
     if free < num_bytes:
         raise StorageError(
             f"the disk is too full: {readable(num_bytes)} needed in {folder}, "
             f"{readable(free)} free. "
-            "Make room, or let HEADRACE_HOME name a folder on another disk."
+            f"Make room, or let {variable} name a folder on another disk."
         )
 
 

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.errors import PullError, SourceUnavailable
 from headrace.model.sources.base import (
+    DISK_ERRORS,
     Phase,
     Progress,
     Report,
     Workspace,
+    require_space,
     storage_error,
 )
 from headrace.model.sources.spec import HubSpec
@@ -33,6 +35,7 @@ PREFERRED_QUANTS = (
 )
 """Which file `hf:ORG/REPO` means, where the repository has several: the first of these."""
 
+_CACHE_VARIABLE = "HF_HOME"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 
 
@@ -53,8 +56,12 @@ class HubOffer:
     def fetch(self, workspace: Workspace, report: Report) -> Path:
         """Where the file lies in the hub's cache; it is not copied."""
         hub = _library(self.spec)
+        cached = hub.try_to_load_from_cache(self.spec.repo, self.path, revision=self.commit)
+        if self.num_bytes is not None and not isinstance(cached, str):
+            cache = Path(hub.constants.HF_HUB_CACHE)
+            require_space(cache, self.num_bytes, _CACHE_VARIABLE)
         report(Progress(Phase.DOWNLOADING, 0, self.num_bytes))
-        with _explained(self.spec, workspace):
+        with _explained(self.spec):
             return Path(
                 hub.hf_hub_download(
                     self.spec.repo,
@@ -69,7 +76,7 @@ def look_up(spec: HubSpec, report: Report) -> HubOffer:
     """Ask the hub which file `spec` means. Raises SourceUnavailable."""
     hub = _library(spec)
     report(Progress(Phase.ASKING))
-    with _explained(spec, None):
+    with _explained(spec):
         info = hub.HfApi().model_info(spec.repo, files_metadata=True)
     chosen = _choose(spec, info.siblings or ())
     return HubOffer(
@@ -139,8 +146,12 @@ def _library(spec: HubSpec) -> Any:
 
 
 def _bar(report: Report, total: int | None) -> type:
-    """What the library takes for its progress bar: it reports and draws nothing."""
+    """What the library takes for its progress bar: it reports and draws nothing.
+
+    Some downloads have two bars, for bytes that came and for bytes on disk: the further one counts.
+    """
     base: Any = importlib.import_module("huggingface_hub.utils").tqdm
+    furthest = 0
 
     class Reporting(base):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -148,14 +159,16 @@ def _bar(report: Report, total: int | None) -> type:
             super().__init__(*args, **kwargs | {"disable": True})
 
         def update(self, n: float | None = 1) -> None:
+            nonlocal furthest
             self._num_bytes += int(n or 0)
-            report(Progress(Phase.DOWNLOADING, self._num_bytes, total))
+            furthest = max(furthest, self._num_bytes)
+            report(Progress(Phase.DOWNLOADING, furthest, total))
 
     return Reporting
 
 
 @contextmanager
-def _explained(spec: HubSpec, workspace: Workspace | None) -> Iterator[None]:
+def _explained(spec: HubSpec) -> Iterator[None]:
     """The library's many errors as ours, each with what to do about it."""
     try:
         yield
@@ -177,17 +190,24 @@ def _explain(spec: HubSpec, error: Exception) -> PullError:
             f"{where} has no repository {spec.repo!r}, or it is private: check the spelling, or "
             "log in with `hf auth login`."
         )
-    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, OSError):
-        return SourceUnavailable(f"hf:{spec.repo} no longer has that file; pull again.")
+    if isinstance(error, errors.HFValidationError):
+        return SourceUnavailable(f"{where} can have no repository {spec.repo!r}: {error}")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return SourceUnavailable(
             f"{spec} is not here and HF_HUB_OFFLINE forbids to ask for it; unset it and pull again."
         )
     if isinstance(error, errors.HfHubHTTPError):
-        return SourceUnavailable(f"{where} refused {spec}: {error}")
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        return storage_error(Path(error.filename), error)
+        status = error.response.status_code
+        remedy = "Log in with `hf auth login`." if status in (401, 403) else "Try again later."
+        return SourceUnavailable(f"{where} does not give {spec} ({status}). {remedy}")
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return storage_error(Path(constants.HF_HUB_CACHE), error, _CACHE_VARIABLE)
     return SourceUnavailable(
-        f"cannot fetch {spec} from {where}: {type(error).__name__}: {error} "
+        f"cannot fetch {spec} from {where}: {_first_line(error)}. "
         "Check the connection and the proxy settings (HTTPS_PROXY, HF_ENDPOINT)."
     )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
