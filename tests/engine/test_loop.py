@@ -383,7 +383,7 @@ class _OnlyLetters(GrammarState):
         if len(self.accepted) < len(self._word):
             token = self._word[len(self.accepted)]
             bits[token // 8] |= 1 << (token % 8)
-        return memoryview(bytes(bits))
+        return memoryview(bytes(bits)).cast("I")
 
     def accept(self, token: int) -> None:
         self.accepted.append(token)

@@ -21,7 +21,7 @@ from headrace.events import Delta, Event
 
 
 def submission(name: str = "r") -> Submission:
-    return Submission(name, Request(prompt="a"), array("i", [1]), 0, ThreadReader(), 0.0)
+    return Submission(name, Request(prompt="a"), array("i", [1]), 9, 0, ThreadReader(), 0.0)
 
 
 def delta(start: int, text: str) -> Delta:
@@ -29,7 +29,7 @@ def delta(start: int, text: str) -> Delta:
 
 
 def in_thread(work: Callable[[], Any]) -> threading.Thread:
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
 
@@ -55,9 +55,9 @@ class TestInbox:
 
     def test_a_closed_inbox_refuses(self) -> None:
         inbox = Inbox(max_pending=1)
-        inbox.close()
-        inbox.close()
-        with pytest.raises(EngineClosed):
+        inbox.close("gone fishing")
+        inbox.close("again")
+        with pytest.raises(EngineClosed, match="gone fishing"):
             inbox.submit(submission())
         assert inbox.num_pending == 0
 
@@ -68,7 +68,7 @@ class TestInbox:
         {
             "submit": lambda: inbox.submit(submission()),
             "cancel": lambda: inbox.cancel(submission()),
-            "close": inbox.close,
+            "close": lambda: inbox.close("x"),
         }[wake]()
         thread.join(10)
         assert not thread.is_alive()

@@ -6,7 +6,7 @@ Next: `intake.py`, then `mailbox.py`.
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 import time
 import weakref
@@ -32,7 +32,7 @@ from headrace.model.interface import Model, ModelSpec
 Join: TypeAlias = Callable[[], None]
 """Waits until the engine's loop has ended."""
 
-SEED_BITS = 53
+_SEED_BITS = 53
 """Seeds that the engine chooses survive JSON in every language."""
 
 
@@ -186,11 +186,11 @@ class Engine:
         submitted_at = self._clock()
         prompt = self._intake.prompt(request)
         submission = Submission(
-            request_id=secrets.token_hex(12),
+            request_id=os.urandom(12).hex(),
             request=request,
             prompt=prompt,
             max_num_tokens=self._intake.max_num_tokens(request, len(prompt)),
-            seed=secrets.randbits(SEED_BITS) if request.seed is None else request.seed,
+            seed=_new_seed() if request.seed is None else request.seed,
             reader=reader,
             submitted_at=submitted_at,
         )
@@ -200,6 +200,10 @@ class Engine:
 def _shut(inbox: Inbox, join: Join) -> None:
     inbox.close("the engine is closed; make a new one with `Engine.load`")
     join()
+
+
+def _new_seed() -> int:
+    return int.from_bytes(os.urandom(8)) >> (64 - _SEED_BITS)
 
 
 def _context(spec: ModelSpec, kv: KVCache, config: EngineConfig) -> tuple[int, str]:

@@ -15,7 +15,7 @@ class GrammarState(Protocol):
     """Where one choice stands in its grammar. Used by the engine thread alone."""
 
     def mask(self) -> memoryview | None:
-        """The tokens allowed next: one bit a token, little-endian 32-bit words, low bit first.
+        """The tokens allowed next: one bit a token, low bit first, in 32-bit words (format `I`).
 
         None allows all. A mask without a set bit fails the choice, alone.
         """

@@ -10,16 +10,18 @@ A reader that falls behind finds its deltas merged: it gets bigger deltas, never
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from headrace.engine.request import Request
 from headrace.errors import EngineClosed, EngineOverloaded
 from headrace.events import Event, merge_all
 from headrace.model.interface import TokenIds
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Reader(Protocol):
@@ -37,6 +39,8 @@ class LoopReader:
     """A reader on an event loop: all its methods run on that loop's thread, so it has no lock."""
 
     def __init__(self) -> None:
+        import asyncio  # takes time, and plain threads do without it
+
         self._loop = asyncio.get_running_loop()
         self._arrived: list[Event] = []
         self._waiter: asyncio.Future[None] | None = None

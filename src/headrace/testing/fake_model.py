@@ -63,10 +63,15 @@ class FakeSampler:
     """One sequence's settings and counts."""
 
     settings: SamplingSettings
+    prompt: set[int] = field(default_factory=set)
     counts: Counter[int] = field(default_factory=Counter)
+    """How often each token was generated."""
 
-    def observe(self, tokens: TokenIds) -> None:
-        self.counts.update(tokens)
+    def observe(self, tokens: TokenIds, is_prompt: bool = False) -> None:
+        if is_prompt:
+            self.prompt.update(tokens)
+        else:
+            self.counts.update(tokens)
 
 
 class FakeModel:
@@ -240,9 +245,10 @@ def _sample(logits: list[float], row: SampleRow) -> Sampled:
 def _penalized(logits: list[float], sampler: FakeSampler) -> list[float]:
     settings = sampler.settings
     scores = list(logits)
-    for token, count in sampler.counts.items():
+    for token in sampler.prompt | sampler.counts.keys():
         penalty = settings.repetition_penalty
         scores[token] *= penalty if scores[token] < 0 else 1 / penalty
+    for token, count in sampler.counts.items():
         scores[token] -= settings.frequency_penalty * count + settings.presence_penalty
     for token, bias in settings.logit_bias:
         scores[token] += bias
