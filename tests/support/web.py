@@ -27,6 +27,7 @@ class Served:
     body: bytes
     etag: str = '"one"'
     has_ranges: bool = True
+    minds_if_range: bool = True
     has_length: bool = True
     headers: dict[str, str] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
@@ -124,6 +125,7 @@ class FileServer:
             def _start(self, served: Served) -> int:
                 found = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
                 is_same = self.headers["If-Range"] in (None, served.etag)
+                is_same |= not served.minds_if_range
                 return int(found[1]) if found and served.has_ranges and is_same else 0
 
             def _send(self, served: Served, body: bytes) -> None:

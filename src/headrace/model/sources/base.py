@@ -142,6 +142,14 @@ def writing(path: Path, mode: str = "wb") -> Iterator[BinaryIO]:
             file.close()
 
 
+@contextmanager
+def new_part(workspace: Workspace) -> Iterator[BinaryIO]:
+    """The work file, empty, with nothing beside it that told what an older one was a part of."""
+    workspace.clear()
+    with writing(workspace.part) as part:
+        yield part
+
+
 def storage_error(path: Path, error: OSError, variable: str = HOME_VARIABLE) -> StorageError:
     """What the system's refusal means; `variable` names the folder that `path` is in."""
     if error.errno in _FULL:

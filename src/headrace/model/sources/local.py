@@ -13,9 +13,9 @@ from headrace.model.sources.base import (
     Report,
     Workspace,
     copy_bytes,
+    new_part,
     require_space,
     sha256_of,
-    writing,
 )
 from headrace.model.sources.spec import PathSpec
 
@@ -39,9 +39,7 @@ class LocalOffer:
         return sha256_of(self.spec.path)
 
     def fetch(self, workspace: Workspace, report: Report) -> Path:
-        workspace.clear()
         total = self.num_bytes
-        require_space(workspace.folder, total)
         done = 0
 
         def advance(num_bytes: int) -> None:
@@ -49,7 +47,8 @@ class LocalOffer:
             done += num_bytes
             report(Progress(Phase.COPYING, done, total))
 
-        with self.spec.path.open("rb") as original, writing(workspace.part) as copy:
+        with self.spec.path.open("rb") as original, new_part(workspace) as copy:
+            require_space(workspace.folder, total)
             copy_bytes(original, copy, workspace.part, advance)
         return workspace.part
 

