@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import resource
 import sys
+import time
 from pathlib import Path
 
-STREAM_BYTES = 512 << 20
-"""Far beyond any cache, so that memory itself is measured."""
+from headrace import _native
 
 
 def cpu_name() -> str:
@@ -44,12 +43,35 @@ def _status_mb(field: str) -> float:
     return int(kilobytes) * 1024 / 1e6
 
 
-def load_average() -> float:
-    """Runnable threads over the last minute: above a few tenths, somebody else is at work."""
-    return os.getloadavg()[0]
+class ForeignLoad:
+    """How many cores others kept busy, on average, since this was made."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic(), _busy_s(), _own_s()
+
+    def cores(self) -> float:
+        """Not counting this process and children that have ended and been waited for."""
+        begun_at, busy_s, own_s = self._begun
+        foreign_s = (_busy_s() - busy_s) - (_own_s() - own_s)
+        return max(0.0, foreign_s) / max(time.monotonic() - begun_at, 1e-9)
 
 
-def bandwidth_gb_s(num_threads: int, num_bytes: int = STREAM_BYTES) -> float:
+def _busy_s() -> float:
+    """Seconds that all cores were not idle, time stolen by other guests included; 0 unknown."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def bandwidth_gb_s(num_threads: int, num_bytes: int) -> float:
     """Measured read bandwidth of `num_threads` over `num_bytes`, in 10^9 bytes a second."""
-    native = importlib.import_module("headrace._native")
-    return float(native.measure_bandwidth(num_bytes, num_threads))
+    return _native.measure_bandwidth(num_bytes, num_threads) / 1e9

@@ -21,7 +21,7 @@ from headrace.bench.remote import Worker
 PEERS = {"llama.cpp": "same", "llama.cpp Q4_0": "q4_0"}
 """What each peer computes with: the same file, or its requantized copy."""
 
-NUM_BANDWIDTH_RUNS = 5
+NUM_BANDWIDTH_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,13 @@ class Setup:
 
 def engine(setup: Setup, progress: Progress) -> tuple[dict[str, Any], list[Result]]:
     """Our own figures, of the whole engine and of the core alone in turns."""
+    foreign = machine.ForeignLoad()
     with ExitStack() as stack:
         ours = start_ours(stack, setup)
         results = list(compare(ours, (), setup.shapes, setup.repeats, progress))
         profiles = _profiles(ours[0], setup.shapes, progress)
         found = about(ours[0])
+    found["foreign_cores"] = round(foreign.cores(), 2)
     found |= report.speeds(results, "engine")
     found |= {"core": report.speeds(results, "core"), "step_us": profiles}
     return found, results
@@ -51,6 +53,7 @@ def beside_peers(
     setup: Setup, python: Path, kinds: dict[str, str], progress: Progress, say: peers.Say
 ) -> tuple[dict[str, Any], list[Result]]:
     """Ours and llama.cpp's in turns; `kinds` is the part of `PEERS` that takes part."""
+    foreign = machine.ForeignLoad()
     with ExitStack() as stack:
         ours = start_ours(stack, setup)
         num_threads = int(ours[0].about["threads"])
@@ -62,6 +65,7 @@ def beside_peers(
             others.append(stack.enter_context(peers.start(name, python, path, num_threads)))
         results = list(compare(ours, others, setup.shapes, setup.repeats, progress))
         found = about(ours[0])
+    found["foreign_cores"] = round(foreign.cores(), 2)
     found["peers"] = {
         peer.name: {key: peer.about[key] for key in ("version", "weight_bytes", "load_s")}
         for peer in others
@@ -92,7 +96,6 @@ def about(ours: Worker) -> dict[str, Any]:
     )
     return {
         "cpu": machine.cpu_name(),
-        "load_average": round(machine.load_average(), 2),
         "bandwidth_gb_s": round(bandwidth, 1),
         **ours.about,
     }

@@ -17,6 +17,8 @@ from headrace.bench.figures import Figure
 from headrace.errors import HeadraceError
 
 _WIDE = 200
+BUSY_CORES = 0.2
+"""So much work of others is worth a warning."""
 
 
 @click.group(short_help="Measure speed, ours and llama.cpp's.")
@@ -158,8 +160,11 @@ def print_about(console: Console, found: dict[str, Any]) -> None:
         f"loaded in {found['load_s']} s · {found['rss_mb']:,.0f} MB resident "
         f"(peak {found['peak_rss_mb']:,.0f}, of it KV pool {found['kv_pool_mb']:,.0f})"
     )
-    if found["load_average"] > found["threads"] * 1.5:
-        console.print("[yellow]the machine was busy with something else as well[/yellow]")
+    if found["foreign_cores"] > BUSY_CORES:
+        console.print(
+            f"[yellow]other programs kept {found['foreign_cores']} cores busy meanwhile: "
+            "trust the ratios, not the speeds[/yellow]"
+        )
 
 
 @contextmanager
