@@ -149,7 +149,9 @@ class Core {
   }
 
   nb::bytes export_bank(int bank) const {
-    return nb::bytes(reinterpret_cast<const char*>(model().bank(bank)), model().bank_bytes());
+    std::vector<uint8_t> data(model().bank_bytes());
+    model().export_bank(bank, data.data());
+    return nb::bytes(reinterpret_cast<const char*>(data.data()), data.size());
   }
 
   void import_bank(int bank, const nb::bytes& data) {
@@ -158,7 +160,7 @@ class Core {
                                   std::to_string(model().bank_bytes()) + " bytes, not " +
                                   std::to_string(data.size()));
     }
-    std::memcpy(model().bank(bank), data.c_str(), data.size());
+    model().import_bank(bank, reinterpret_cast<const uint8_t*>(data.c_str()));
   }
 
  private:

@@ -68,16 +68,11 @@ Forward::Forward(Model& model, Workspace& work, const std::vector<Span>& spans)
       work_(work),
       spans_(spans) {
   for (const Span& s : spans) {
-    std::vector<const uint8_t*> banks;
-    const int num_banks = (s.position + s.num_tokens + kBankSize - 1) / kBankSize;
-    for (int b = 0; b < num_banks; ++b) banks.push_back(model.bank(s.banks[b]));
-    banks_.push_back(std::move(banks));
     for (int t = 0; t < s.num_tokens; ++t) {
       const int position = s.position + t;
       if (t >= s.num_tokens - s.num_logits)
         logits_tokens_.push_back(static_cast<int>(tokens_.size()));
-      tokens_.push_back(
-          {&s, position, model.bank(s.banks[position / kBankSize]), position % kBankSize, 1, 0});
+      tokens_.push_back({&s, position, s.banks[position / kBankSize], position % kBankSize, 1, 0});
     }
   }
   panels_.plan(static_cast<int>(tokens_.size()), kernels_.widest_panel);
@@ -318,14 +313,13 @@ void Forward::store_head(const Layer& layer, int index, int kind, int head, int 
   }
   uint16_t halves[kMaxHeadState];
   kernels_.to_half(values, dim, halves);
-  uint8_t* base = token.bank + model_.head_bytes_ * 2 *
-                                   (static_cast<size_t>(index) * shape_.num_kv_heads + head);
+  uint8_t* base = model_.slices(index, head) + token.bank * slice_bytes(dim);
   if (kind == 1) {
     auto* at = reinterpret_cast<uint16_t*>(base) + token.slot / kLanes * kLanes * dim +
                token.slot % kLanes;
     for (int d = 0; d < dim; ++d) at[d * kLanes] = halves[d];
   } else {
-    auto* at = reinterpret_cast<uint16_t*>(base + model_.head_bytes_) + token.slot * dim;
+    auto* at = reinterpret_cast<uint16_t*>(base + slice_bytes(dim) / 2) + token.slot * dim;
     std::memcpy(at, halves, sizeof(uint16_t) * dim);
   }
 }
@@ -335,13 +329,14 @@ void Forward::attend(int layer, int& phase) {
   const int stride = state_stride(shape_);
   const int num_items = static_cast<int>(query_tiles_.size()) * kv_heads;
   for (int i; (i = team_.next(phase, num_items)) >= 0;) {
-    const QueryTile& tile = query_tiles_[i / kv_heads];
-    const int kv_head = i % kv_heads;
+    // Head by head, so that one head's keys and values stay in the second-level cache.
+    const int num_tiles = static_cast<int>(query_tiles_.size());
+    const QueryTile& tile = query_tiles_[i % num_tiles];
+    const int kv_head = i / num_tiles;
     AttentionTask task;
     task.head_dim = shape_.head_dim;
-    task.banks = banks_[tokens_[tile.first].span - spans_.data()].data();
-    task.key_offset = model_.head_bytes_ * 2 * (static_cast<size_t>(layer) * kv_heads + kv_head);
-    task.value_offset = task.key_offset + model_.head_bytes_;
+    task.slices = model_.slices(layer, kv_head);
+    task.banks = tokens_[tile.first].span->banks;
     task.first_partition = tile.first_partition;
     task.num_partitions = tile.num_partitions;
     task.num_rows = 0;

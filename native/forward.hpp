@@ -58,7 +58,7 @@ class Forward {
   struct Token {
     const Span* span;
     int position;
-    uint8_t* bank;  // that its key and value go to
+    int bank;  // that its key and value go to
     int slot;
     int num_parts;  // attention partials
     size_t state;   // offset of its first state, in floats
@@ -106,7 +106,6 @@ class Forward {
   std::vector<Token> tokens_;
   std::vector<int> logits_tokens_;
   std::vector<QueryTile> query_tiles_;
-  std::vector<std::vector<const uint8_t*>> banks_;  // per span
   Panels panels_, logits_panels_;
   size_t state_floats_ = 0;
   int widest_inputs_ = 0;

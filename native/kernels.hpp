@@ -15,6 +15,12 @@ namespace headrace {
 using Gemm = void (*)(const uint8_t* tiles, size_t tile_bytes, int num_tiles, int num_inputs,
                       const void* panel, float* out, size_t out_stride);
 
+// A slice of a bank: 32 positions of one layer and KV head, 16-bit. Keys come first, as
+// [group of 16 positions][dimension][16], then values as [position][dimension].
+static constexpr size_t slice_bytes(int head_dim) {
+  return static_cast<size_t>(kBankSize) * head_dim * 2 * sizeof(uint16_t);
+}
+
 // Rows of one KV head's queries against one run of partitions.
 struct AttentionTask {
   const float* query[kMaxQueryRows];  // [head_dim], rotated and scaled by log2(e) / sqrt(d)
@@ -22,8 +28,8 @@ struct AttentionTask {
   float* state[kMaxQueryRows];        // out: [head_dim] weighted values, then max, then sum
   int num_rows;
   int head_dim;
-  const uint8_t* const* banks;      // the sequence's banks
-  size_t key_offset, value_offset;  // of this layer and head inside a bank
+  const uint8_t* slices;  // of one layer and KV head: a slice per bank of the pool
+  const int32_t* banks;   // the sequence's table
   int first_partition, num_partitions;
 };
 

@@ -145,8 +145,7 @@ Model::Model(const std::string& path, Shape shape, const std::vector<TensorRef>&
     l.up = matrix("up", i, shape_.ffn, shape_.hidden, false);
     l.down = matrix("down", i, shape_.hidden, shape_.ffn, false);
   }
-  head_bytes_ = static_cast<size_t>(kBankSize) * shape_.head_dim * sizeof(uint16_t);
-  bank_bytes_ = head_bytes_ * 2 * shape_.num_kv_heads * shape_.num_layers;
+  bank_bytes_ = slice_bytes(shape_.head_dim) * shape_.num_kv_heads * shape_.num_layers;
 }
 
 Model::~Model() = default;
@@ -217,26 +216,53 @@ void Model::allocate(int num_banks) {
   num_banks_ = num_banks;
 }
 
-uint8_t* Model::bank(int i) const {
-  if (i < 0 || i >= num_banks_) {
-    throw std::invalid_argument("bank " + std::to_string(i) + " is not in the pool of " +
+void Model::check_bank(int bank) const {
+  if (bank < 0 || bank >= num_banks_) {
+    throw std::invalid_argument("bank " + std::to_string(bank) + " is not in the pool of " +
                                 std::to_string(num_banks_));
   }
-  return pool_.data() + bank_bytes_ * static_cast<size_t>(i);
+}
+
+template <class Visit>
+void Model::each_slice(int bank, Visit visit) const {
+  check_bank(bank);
+  const size_t size = slice_bytes(shape_.head_dim);
+  size_t offset = 0;
+  for (int layer = 0; layer < shape_.num_layers; ++layer) {
+    for (int head = 0; head < shape_.num_kv_heads; ++head, offset += size) {
+      visit(slices(layer, head) + bank * size, offset, size);
+    }
+  }
 }
 
 void Model::copy_bank(int source, int target) {
-  std::memcpy(bank(target), bank(source), bank_bytes_);
+  check_bank(source);
+  each_slice(target, [&](uint8_t* slice, size_t, size_t size) {
+    std::memcpy(slice,
+                slice + (static_cast<ptrdiff_t>(source) - target) * static_cast<ptrdiff_t>(size),
+                size);
+  });
 }
 
-void Model::shift_bank(int bank_index, int delta) {
-  uint8_t* data = bank(bank_index);
+void Model::export_bank(int bank, uint8_t* out) const {
+  each_slice(bank, [&](const uint8_t* slice, size_t offset, size_t size) {
+    std::memcpy(out + offset, slice, size);
+  });
+}
+
+void Model::import_bank(int bank, const uint8_t* data) {
+  each_slice(bank, [&](uint8_t* slice, size_t offset, size_t size) {
+    std::memcpy(slice, data + offset, size);
+  });
+}
+
+void Model::shift_bank(int bank, int delta) {
   const int dim = shape_.head_dim, half = shape_.rope_dim / 2;
   std::vector<float> cosine(half), sine(half), key(dim);
   std::vector<uint16_t> halves(dim);
   rope_.rotation(delta, cosine.data(), sine.data());
-  for (int head = 0; head < shape_.num_layers * shape_.num_kv_heads; ++head) {
-    auto* keys = reinterpret_cast<uint16_t*>(data + head_bytes_ * 2 * head);
+  each_slice(bank, [&](uint8_t* slice, size_t, size_t) {
+    auto* keys = reinterpret_cast<uint16_t*>(slice);
     for (int slot = 0; slot < kBankSize; ++slot) {
       uint16_t* at = keys + slot / kLanes * kLanes * dim + slot % kLanes;
       for (int d = 0; d < dim; ++d) halves[d] = at[d * kLanes];
@@ -245,7 +271,7 @@ void Model::shift_bank(int bank_index, int delta) {
       kernels_.to_half(key.data(), dim, halves.data());
       for (int d = 0; d < dim; ++d) at[d * kLanes] = halves[d];
     }
-  }
+  });
 }
 
 void Model::check(const std::vector<Span>& spans) const {

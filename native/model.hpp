@@ -104,7 +104,9 @@ class Model {
 
   void copy_bank(int source, int target);
   void shift_bank(int bank, int delta);
-  uint8_t* bank(int i) const;
+  // All slices of a bank, layer by layer: bank_bytes() of them.
+  void export_bank(int bank, uint8_t* out) const;
+  void import_bank(int bank, const uint8_t* data);
 
  private:
   friend class Forward;
@@ -112,6 +114,15 @@ class Model {
   Matrix load_matrix(int fd, const TensorRef& ref, int rows, int inputs, bool permuted);
   std::vector<float> load_vector(int fd, const TensorRef& ref, int size, bool permuted = false);
   void check(const std::vector<Span>& spans) const;
+  void check_bank(int bank) const;
+  // The slices of all banks for one layer and KV head: consecutive banks lie side by side, so that
+  // attention reads one stream.
+  uint8_t* slices(int layer, int kv_head) const {
+    const size_t index = static_cast<size_t>(layer) * shape_.num_kv_heads + kv_head;
+    return pool_.data() + index * num_banks_ * slice_bytes(shape_.head_dim);
+  }
+  template <class Visit>
+  void each_slice(int bank, Visit visit) const;
 
   Shape shape_;
   const Kernels& kernels_;
@@ -122,7 +133,6 @@ class Model {
   std::vector<float> output_norm_;
   std::vector<Layer> layers_;
 
-  size_t head_bytes_ = 0;  // keys of one layer and KV head in a bank; values take as much
   size_t bank_bytes_ = 0;
   int num_banks_ = 0;
   Buffer pool_;

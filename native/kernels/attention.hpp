@@ -1,10 +1,17 @@
 // Attention of a few query rows over paged banks. Included by isa_*.cpp.
 //
-// A bank holds, per layer and KV head, keys as [group of 16 positions][dimension][16] and values as
-// [position][dimension], both 16-bit. One lane is one key's score: no sum crosses lanes but the
-// softmax's own. Online softmax over blocks: Milakov and Gimelshein, arXiv:1805.02867.
+// One lane is one key's score: no sum crosses lanes but the softmax's own. Online softmax over
+// blocks: Milakov and Gimelshein, arXiv:1805.02867.
 
 constexpr int kMaxHeadDim = 256;
+
+inline const uint16_t* keys_of(const AttentionTask& task, int bank) {
+  return reinterpret_cast<const uint16_t*>(task.slices +
+                                           task.banks[bank] * slice_bytes(task.head_dim));
+}
+inline const uint16_t* values_of(const AttentionTask& task, int bank) {
+  return keys_of(task, bank) + static_cast<size_t>(kBankSize) * task.head_dim;
+}
 
 struct PartitionScores {
   alignas(64) float weight[kMaxQueryRows][kPartition];
@@ -12,13 +19,14 @@ struct PartitionScores {
 
 // Scores of R rows against one bank: 32 keys, two lane groups.
 template <int R>
-inline void score_bank(const float* const* query, const uint16_t* keys, int head_dim,
-                       float (*scores)[kPartition], int column) {
+inline void score_bank(const float* const* query, const uint16_t* keys, const uint16_t* ahead,
+                       int head_dim, float (*scores)[kPartition], int column) {
   F acc[R][2];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = zero();
   const uint16_t* next = keys + 16 * head_dim;
   for (int d = 0; d < head_dim; ++d) {
+    __builtin_prefetch(ahead + 32 * d);
     const F k0 = load_half(keys + 16 * d), k1 = load_half(next + 16 * d);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -58,8 +66,9 @@ inline void soften(float* scores, int num_columns, int visible, float* max_out, 
 // C x 16 dimensions of R rows' weighted values over the partition's keys, ascending.
 template <int R, int C>
 inline void gather_values(const float (*weights)[kPartition], int num_keys,
-                          const uint8_t* const* banks, size_t value_offset, int head_dim, int from,
+                          const AttentionTask& task, int first_bank, int from,
                           float (*out)[kMaxHeadDim]) {
+  const int head_dim = task.head_dim;
   F acc[R][C];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -67,10 +76,15 @@ inline void gather_values(const float (*weights)[kPartition], int num_keys,
     for (int c = 0; c < C; ++c) acc[r][c] = zero();
   }
   for (int first_key = 0; first_key < num_keys; first_key += kBankSize) {
-    const auto* values =
-        reinterpret_cast<const uint16_t*>(banks[first_key / kBankSize] + value_offset) + from;
+    const int bank = first_bank + first_key / kBankSize;
+    const uint16_t* values = values_of(task, bank) + from;
+    // The next bank's values; after the last, this bank's again, at no cost.
+    const int next = first_key + kBankSize < num_keys ? bank + 1 : bank;
+    const uint16_t* ahead = values_of(task, next) + from;
     const int n = num_keys - first_key < kBankSize ? num_keys - first_key : kBankSize;
-    for (int j = 0; j < n; ++j, values += head_dim) {
+    for (int j = 0; j < n; ++j, values += head_dim, ahead += head_dim) {
+#pragma GCC unroll 2
+      for (int c = 0; c < C; c += 2) __builtin_prefetch(ahead + 16 * c);
       F v[C];
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) v[c] = load_half(values + 16 * c);
@@ -127,12 +141,14 @@ inline void attend_partition(const AttentionTask& task, int row, int partition,
   }
   if (num_keys <= 0) return;
   num_keys = num_keys < kPartition ? num_keys : kPartition;
-  const uint8_t* const* banks = task.banks + start / kBankSize;
+  const int first_bank = start / kBankSize;
+  const int last_bank = first_bank + (num_keys - 1) / kBankSize;
   int columns = 0;
-  for (; columns < num_keys; columns += kBankSize) {
-    const auto* keys =
-        reinterpret_cast<const uint16_t*>(banks[columns / kBankSize] + task.key_offset);
-    score_bank<R>(task.query + row, keys, task.head_dim, scores.weight, columns);
+  for (int bank = first_bank; bank <= last_bank; ++bank, columns += kBankSize) {
+    const uint16_t* ahead =
+        bank < last_bank ? keys_of(task, bank + 1) : values_of(task, first_bank);
+    score_bank<R>(task.query + row, keys_of(task, bank), ahead, task.head_dim, scores.weight,
+                  columns);
   }
   float most[R], total[R];
 #pragma GCC unroll 16
@@ -143,12 +159,10 @@ inline void attend_partition(const AttentionTask& task, int row, int partition,
   constexpr int C = R <= 6 ? 4 : 2;
   int d = 0;
   for (; d + 16 * C <= task.head_dim; d += 16 * C) {
-    gather_values<R, C>(scores.weight, num_keys, banks, task.value_offset, task.head_dim, d,
-                        values);
+    gather_values<R, C>(scores.weight, num_keys, task, first_bank, d, values);
   }
   for (; d < task.head_dim; d += 16) {
-    gather_values<R, 1>(scores.weight, num_keys, banks, task.value_offset, task.head_dim, d,
-                        values);
+    gather_values<R, 1>(scores.weight, num_keys, task, first_bank, d, values);
   }
   for (int r = 0; r < R; ++r) {
     if (task.visible[row + r] <= start) continue;
