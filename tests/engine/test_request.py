@@ -7,8 +7,8 @@ from headrace.errors import InvalidRequest
 
 
 def test_stop_may_be_one_string() -> None:
-    assert Request(prompt="a", stop="x").stop == ("x",)
-    assert Request(prompt="a", stop=["x", "y"]).stop == ("x", "y")
+    assert Request(prompt="a", stop="x").stops == ("x",)
+    assert Request(prompt="a", stop=["x", "y"]).stops == ("x", "y")
 
 
 def test_sampling_carries_every_setting() -> None:

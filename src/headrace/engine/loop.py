@@ -176,7 +176,7 @@ class EngineLoop:
             choice,
             sequence,
             ChoiceSampler(self._model, settings, grammar, submission.prompt),
-            TextStream(self._tokenizer.token_bytes, request.stop),
+            TextStream(self._tokenizer.token_bytes, request.stops),
             frozenset() if request.ignore_eos else self._tokenizer.eog_ids,
         )
 

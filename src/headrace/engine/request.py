@@ -69,12 +69,16 @@ class Request:
     def __post_init__(self) -> None:
         _check_prompt(self)
         _check_numbers(self)
-        object.__setattr__(self, "stop", _checked_stops(self.stop))
+        _check_stops(self.stop)
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
         if not isinstance(self.tenant, str):
             raise _wrong("tenant", self.tenant, "a string")
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def sampling(self, choice: int, seed: int) -> SamplingSettings:
         """The settings of one choice, with the seed that holds for all of them."""
@@ -166,7 +170,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _checked_stops(stop: str | Sequence[str]) -> tuple[str, ...]:
+def _check_stops(stop: str | Sequence[str]) -> None:
     wanted = "a string, or a list of strings, none of them empty"
     if not isinstance(stop, Sequence):
         raise _wrong("stop", stop, wanted)
@@ -178,7 +182,6 @@ def _checked_stops(stop: str | Sequence[str]) -> tuple[str, ...]:
     for text in stops:
         if not isinstance(text, str) or not text:
             raise _wrong("stop", text, wanted)
-    return stops
 
 
 def _checked_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
