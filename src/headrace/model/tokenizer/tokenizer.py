@@ -7,7 +7,7 @@ Next: `engine/sequence.py` takes the ids, `engine/text.py` the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import tokenizers
 
@@ -24,6 +24,7 @@ from headrace.model.tokenizer.sentencepiece import (
 from headrace.model.tokenizer.vocabulary import Kind, Vocabulary, optional
 
 _LONGEST_MARKER = 100
+_BETWEEN_RUNS = (Kind.CONTROL, Kind.UNKNOWN, Kind.USER_DEFINED)
 _WITHOUT_TEXT = (Kind.CONTROL, Kind.UNKNOWN, Kind.UNUSED)
 
 
@@ -123,9 +124,22 @@ class Tokenizer:
         return self.token_bytes(token).decode(errors="replace")
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text that `tokens` stand for, so that `decode(encode(text))` is `text` again."""
-        text = b"".join(map(self.token_bytes, tokens)).decode(errors="replace")
-        return text.removeprefix(" ") if self._has_space_prefix else text
+        """The text that `tokens` stand for, so that `decode(encode(text))` is `text` again.
+
+        Where encoding puts a space before each run of text, it is taken away again; `token_bytes`
+        keeps it.
+        """
+        if self._has_space_prefix:
+            return b"".join(self._runs_without_prefix(tokens)).decode(errors="replace")
+        return b"".join(map(self.token_bytes, tokens)).decode(errors="replace")
+
+    def _runs_without_prefix(self, tokens: Iterable[int]) -> Iterator[bytes]:
+        is_run_start = True
+        for token in tokens:
+            data = self.token_bytes(token)
+            is_text = self._vocabulary.kinds[token] not in _BETWEEN_RUNS
+            yield data.removeprefix(b" ") if is_run_start and is_text else data
+            is_run_start = not is_text
 
     def _encode_spans(self, text: str, spans: Iterable[tuple[int, int]]) -> list[int]:
         tokens: list[int] = []
