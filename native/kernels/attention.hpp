@@ -4,6 +4,7 @@
 // blocks: Milakov and Gimelshein, arXiv:1805.02867.
 
 constexpr int kMaxHeadDim = 256;
+constexpr int kBanksPerPartition = kPartition / kBankSize;
 
 inline const uint16_t* keys_of(const AttentionTask& task, int bank) {
   return reinterpret_cast<const uint16_t*>(task.slices +
@@ -19,14 +20,16 @@ struct PartitionScores {
 
 // Scores of R rows against one bank: 32 keys, two lane groups.
 template <int R>
-inline void score_bank(const float* const* query, const uint16_t* keys, const uint16_t* ahead,
-                       int head_dim, float (*scores)[kPartition], int column) {
+inline void score_bank(const float* const* query, const uint16_t* keys, const uint16_t* next_keys,
+                       const uint16_t* values, int head_dim, float (*scores)[kPartition],
+                       int column) {
   F acc[R][2];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = zero();
   const uint16_t* next = keys + 16 * head_dim;
   for (int d = 0; d < head_dim; ++d) {
-    __builtin_prefetch(ahead + 32 * d);
+    __builtin_prefetch(next_keys + 32 * d);
+    __builtin_prefetch(values + 32 * d);
     const F k0 = load_half(keys + 16 * d), k1 = load_half(next + 16 * d);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -66,7 +69,7 @@ inline void soften(float* scores, int num_columns, int visible, float* max_out, 
 // C x 16 dimensions of R rows' weighted values over the partition's keys, ascending.
 template <int R, int C>
 inline void gather_values(const float (*weights)[kPartition], int num_keys,
-                          const AttentionTask& task, int first_bank, int from,
+                          const AttentionTask& task, int first_bank, int final_bank, int from,
                           float (*out)[kMaxHeadDim]) {
   const int head_dim = task.head_dim;
   F acc[R][C];
@@ -78,9 +81,8 @@ inline void gather_values(const float (*weights)[kPartition], int num_keys,
   for (int first_key = 0; first_key < num_keys; first_key += kBankSize) {
     const int bank = first_bank + first_key / kBankSize;
     const uint16_t* values = values_of(task, bank) + from;
-    // The next bank's values; after the last, this bank's again, at no cost.
-    const int next = first_key + kBankSize < num_keys ? bank + 1 : bank;
-    const uint16_t* ahead = values_of(task, next) + from;
+    const int later = bank + kBanksPerPartition;
+    const uint16_t* ahead = keys_of(task, later < final_bank ? later : final_bank) + from;
     const int n = num_keys - first_key < kBankSize ? num_keys - first_key : kBankSize;
     for (int j = 0; j < n; ++j, values += head_dim, ahead += head_dim) {
 #pragma GCC unroll 2
@@ -133,22 +135,23 @@ template <int R>
 inline void attend_partition(const AttentionTask& task, int row, int partition,
                              PartitionScores& scores) {
   const int start = partition * kPartition;
-  int num_keys = 0;
+  int num_visible = 0;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    const int n = task.visible[row + r] - start;
-    num_keys = n > num_keys ? n : num_keys;
+    num_visible = task.visible[row + r] > num_visible ? task.visible[row + r] : num_visible;
   }
-  if (num_keys <= 0) return;
-  num_keys = num_keys < kPartition ? num_keys : kPartition;
+  if (num_visible <= start) return;
+  const int num_keys = num_visible - start < kPartition ? num_visible - start : kPartition;
+  const int final_bank = (num_visible - 1) / kBankSize;
   const int first_bank = start / kBankSize;
   const int last_bank = first_bank + (num_keys - 1) / kBankSize;
   int columns = 0;
   for (int bank = first_bank; bank <= last_bank; ++bank, columns += kBankSize) {
-    const uint16_t* ahead =
-        bank < last_bank ? keys_of(task, bank + 1) : values_of(task, first_bank);
-    score_bank<R>(task.query + row, keys_of(task, bank), ahead, task.head_dim, scores.weight,
-                  columns);
+    // While keys are read, this bank's values and the next bank's keys are on their way; while
+    // values are read, the next partition's keys.
+    const uint16_t* next_keys = keys_of(task, bank < last_bank ? bank + 1 : bank);
+    score_bank<R>(task.query + row, keys_of(task, bank), next_keys, values_of(task, bank),
+                  task.head_dim, scores.weight, columns);
   }
   float most[R], total[R];
 #pragma GCC unroll 16
@@ -159,10 +162,10 @@ inline void attend_partition(const AttentionTask& task, int row, int partition,
   constexpr int C = R <= 6 ? 4 : 2;
   int d = 0;
   for (; d + 16 * C <= task.head_dim; d += 16 * C) {
-    gather_values<R, C>(scores.weight, num_keys, task, first_bank, d, values);
+    gather_values<R, C>(scores.weight, num_keys, task, first_bank, final_bank, d, values);
   }
   for (; d < task.head_dim; d += 16) {
-    gather_values<R, 1>(scores.weight, num_keys, task, first_bank, d, values);
+    gather_values<R, 1>(scores.weight, num_keys, task, first_bank, final_bank, d, values);
   }
   for (int r = 0; r < R; ++r) {
     if (task.visible[row + r] <= start) continue;
