@@ -79,7 +79,7 @@ class House:
         served = {span.sequence.id for span in plan.spans}
         assert len(served) == len(plan.spans)
         assert streams <= served | {s.id for s in plan.preempted}
-        assert all(s.state is State.WAITING for s in plan.preempted)
+        assert all(s.state is State.WAITING and not s.num_drafts for s in plan.preempted)
         assert plan.num_tokens <= self.scheduler.config.max_step_tokens
         assert self.scheduler.num_running <= self.scheduler.config.max_running
         for s, position, n, num_logits in plan.spans:
@@ -261,6 +261,16 @@ def test_a_running_prompt_yields_its_turn_to_a_nearer_one() -> None:
     assert [span.sequence for span in house.step().spans][1:] == [short, long]
 
 
+def test_nearness_counts_from_each_ones_arrival_and_no_further() -> None:
+    house = House(num_banks=400)
+    house.stream(1500)  # The tenant has been served before.
+    long = house.add(range(1000))
+    house.step()
+    assert long.state is State.RUNNING
+    short = house.add(range(2000, 2020))
+    assert [span.sequence for span in house.step().spans][1:] == [short, long]
+
+
 def test_cached_tokens_count_as_no_distance() -> None:
     house = House(num_banks=200)
     house.stream()
@@ -367,6 +377,37 @@ def test_a_prompt_in_progress_attaches_what_another_has_computed() -> None:
     assert second.num_cached_tokens == 640
 
 
+def test_a_long_prompt_attaches_what_a_nearer_one_has_computed_meanwhile() -> None:
+    house = House(num_banks=300)
+    house.stream()
+    shared = list(range(1000, 1640))
+    long = house.add([*shared, *range(5000, 6000)])
+    house.step()
+    num_computed = long.num_computed_tokens
+    near = house.add([*shared, 1])
+    while not near.has_first_token:
+        house.step()
+    assert near.num_cached_tokens == long.num_computed_tokens == num_computed
+    house.step()
+    assert long.num_cached_tokens == 640 - num_computed
+    assert long.num_computed_tokens > 640
+
+
+def test_a_long_prompt_waits_a_step_for_a_bank_that_a_nearer_one_computes() -> None:
+    house = House(num_banks=300)
+    house.stream()
+    long = house.add(range(1000, 2640))
+    house.step()
+    num_computed = long.num_computed_tokens
+    near = house.add([*range(1000, 1000 + num_computed + 16), 7])
+    assert [span.sequence for span in house.step().spans][1:] == [near]
+    ((position, num_tokens),) = [
+        (span.position, span.num_tokens) for span in house.step().spans if span.sequence is long
+    ]
+    assert position == num_computed + 16
+    assert num_tokens >= CHUNK
+
+
 def test_equal_prompts_of_two_tenants_are_computed_twice() -> None:
     house = House(num_banks=200)
     alice, bob = house.add(range(100), "alice"), house.add(range(100), "bob")
@@ -436,6 +477,20 @@ def test_drafts_are_dropped_before_anybody_is_preempted() -> None:
     assert spans(plan) == [(first.id, 4, 1), (second.id, 6, 1)]
 
 
+@pytest.mark.parametrize("num_banks", [6, 7])
+def test_who_is_preempted_forgets_its_drafts(num_banks: int) -> None:
+    house = House(num_banks, bank_size=4)
+    house.stream(5)
+    victim = house.stream(5)
+    preempted: tuple[Sequence, ...] = ()
+    while not preempted:
+        if len(victim.tokens) < 4 * len(victim.banks):
+            victim.draft([1])
+        preempted = house.step().preempted
+    assert preempted == (victim,)
+    assert victim.num_drafts == 0
+
+
 def test_drafts_leave_tokens_for_prompts() -> None:
     house = House(config=SchedulerConfig(max_running=4, max_step_tokens=32))
     a, b = house.stream(), house.stream()
@@ -501,14 +556,15 @@ def test_finishing_with_a_pin_keeps_the_conversation() -> None:
 
 
 def test_the_youngest_of_the_greediest_tenant_yields() -> None:
-    house = House(num_banks=10, bank_size=4)
+    house = House(num_banks=14, bank_size=4)
     modest = house.stream(4, "modest")
     greedy = [house.stream(10, "greedy") for _ in range(2)]
+    late = house.stream(4, "modest")
     preempted: list[Sequence] = []
     while not preempted:
         preempted += house.step().preempted
     assert preempted == [greedy[1]]
-    assert modest.state is greedy[0].state is State.RUNNING
+    assert modest.state is late.state is greedy[0].state is State.RUNNING
     house.audit()
 
 
@@ -523,13 +579,32 @@ def test_admission_leaves_a_bank_to_spare_for_each_that_runs() -> None:
     assert house.scheduler.plan().admitted == (waiting,)
 
 
-def test_nobody_is_admitted_in_a_step_that_preempts() -> None:
-    house = House(num_banks=8, bank_size=4)
-    for i in range(3):
-        house.add([i] * 4, max_new=20)
-    for _ in range(60):
-        plan = house.step()
-        assert not (plan.preempted and plan.admitted)
+@pytest.mark.parametrize("num_banks", range(45, 48))
+def test_a_prompt_may_be_preempted_in_the_step_that_would_have_served_it(num_banks: int) -> None:
+    slow = StepRates(base_s=1.0, token_s=1.0, read_s=0.0, pair_s=0.0)
+    house = House(num_banks, bank_size=4, rates=slow)
+    house.stream(4, "eldest")
+    prompt = house.add(range(1000, 1160), "greedy")
+    house.step()
+    house.add([5] * 4, "modest")
+    preempted: list[Sequence] = []
+    while not preempted:
+        assert prompt.num_uncomputed_tokens > 1
+        preempted += house.step().preempted
+        house.audit()
+    assert preempted == [prompt]
+
+
+def test_a_preempted_stream_comes_before_shorter_prompts_of_its_tenant() -> None:
+    house = House(num_banks=10, bank_size=4)
+    house.stream(6)
+    yielding = house.stream(10)
+    while not house.step().preempted:
+        pass
+    assert yielding.state is State.WAITING
+    short = house.add([5] * 3)
+    house.scheduler.cancel(house.sequences[0])
+    assert house.step().admitted == (yielding, short)
 
 
 def test_a_preempted_sequence_goes_on_as_if_nothing_had_happened() -> None:
@@ -665,6 +740,7 @@ class Anything(RuleBasedStateMachine):
         house.finish_all(max_steps=20 + 6 * work)
         assert house.kv.num_held == 0
         assert not self.alive(State.RUNNING, State.WAITING)
+        assert not house.scheduler._line.served
 
 
 TestAnything = Anything.TestCase

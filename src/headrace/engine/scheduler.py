@@ -168,7 +168,7 @@ class Scheduler:
         """
         draft = _Draft()
         self._go_on(draft)
-        if draft.behind or self._may_admit(draft):
+        if draft.behind or self._may_admit():
             self._catch_up(draft)
         return Plan(tuple(draft.spans), tuple(draft.preempted), tuple(draft.admitted))
 
@@ -239,7 +239,7 @@ class Scheduler:
         """Whoever is to catch up next, running or admitted now; see `engine/waiting_line.py`."""
         may_admit = True
         while True:
-            first = self._line.first() if may_admit and self._may_admit(draft) else None
+            first = self._line.first() if may_admit and self._may_admit() else None
             nearest = min(draft.behind, key=self._turn, default=None)
             if first is not None and (nearest is None or first[0] < self._turn(nearest)):
                 # When it must wait, those after it wait as well, or it would wait for ever.
@@ -263,13 +263,8 @@ class Scheduler:
         if key is not None:
             draft.coming.add(key)
 
-    def _may_admit(self, draft: _Draft) -> bool:
-        # After a preemption the banks are needed by those who run.
-        return (
-            len(self._line) > 0
-            and len(self._running) < self.config.max_running
-            and not draft.preempted
-        )
+    def _may_admit(self) -> bool:
+        return len(self._line) > 0 and len(self._running) < self.config.max_running
 
     def _admit(self, sequence: Sequence, draft: _Draft) -> bool:
         """Let a waiting sequence run if there are banks for all its tokens, and one to spare for
@@ -342,15 +337,11 @@ class Scheduler:
         self._running[sequence.id] = sequence
 
     def _wait(self, sequence: Sequence) -> None:
-        num_cached = 0 if sequence.has_first_token else self.kv.count_cached_tokens(sequence)
-        self._line.push(sequence, self._distance(sequence) - num_cached)
-
-    def _distance(self, sequence: Sequence) -> int:
-        """Tokens to its first token; none when its reader has seen that already."""
-        return 0 if sequence.has_first_token else sequence.num_uncomputed_tokens
+        num_cached = self.kv.count_cached_tokens(sequence)
+        self._line.push(sequence, sequence.num_uncomputed_tokens - num_cached)
 
     def _turn(self, sequence: Sequence) -> Turn:
-        return self._line.turn(sequence, self._distance(sequence))
+        return self._line.turn(sequence, sequence.num_uncomputed_tokens)
 
     def _refuse_impossible(self, sequence: Sequence) -> None:
         if not sequence.tokens:

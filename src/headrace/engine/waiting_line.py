@@ -6,8 +6,9 @@ A turn is ordered by (tokens its tenant has been served, its rank, its arrival):
 
 - The least-served tenant is first. A tenant that gets in line after a pause starts level with
   whoever was served last, so that a pause earns no credit.
-- rank = tokens the tenant had been served at its arrival + tokens to its own first token. So the
-  nearest is first, and yet a prompt of n tokens is overtaken by at most n tokens of later ones.
+- rank = tokens the tenant had been served at its arrival + tokens it has to catch up. So the
+  nearest to its next token is first, and yet a prompt of n tokens is overtaken by at most n tokens
+  of later ones; and one that lost its banks, whose tokens count as served, comes before later ones.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class WaitingLine:
         self.served[tenant] += num_tokens
 
     def push(self, sequence: Sequence, distance: int) -> None:
-        """Let a sequence wait that is `distance` tokens from its first token."""
+        """Let a sequence wait that has `distance` tokens to catch up."""
         heap = self._heaps.setdefault(sequence.tenant, [])
         heappush(heap, (sequence.rank_base + distance, sequence.arrival, sequence))
         self._num_waiting += 1
