@@ -12,6 +12,8 @@ namespace {
 // Work is handed out in units of rows; a unit's results for one panel stay in the first-level
 // cache.
 constexpr int kUnitTiles = 4;
+// Enough items that the last ones, unevenly shared, cost little.
+constexpr int kItemsPerThread = 16;
 constexpr int kHeadUnitTiles = 32;
 constexpr int kWidestPanelTokens = 16;
 // Up to this many tokens, each thread prepares all activations for itself: cheaper than a barrier.
@@ -37,11 +39,27 @@ bool any_quantized(std::initializer_list<const Matrix*> matrices) {
                      [](const Matrix* m) { return !m->traits->is_float; });
 }
 
-// Panels that one work item passes over, for matrices of `num_inputs`.
-int group_size(int num_inputs) {
-  const size_t panel = static_cast<size_t>(num_inputs) / kBlock * kPanelBytes * kWidestPanelTokens;
-  return static_cast<int>(std::clamp<size_t>(kPanelGroupBytes / panel, 1, 64));
-}
+// How a matrix product is divided: an item is a unit of rows times a group of panels. All units
+// pass over one group before the next, so that its activations stay in the second-level cache.
+class Items {
+ public:
+  Items(int num_units, int num_inputs, int num_panels, int num_threads)
+      : num_units_(num_units), num_panels_(num_panels) {
+    const size_t panel =
+        static_cast<size_t>(num_inputs) / kBlock * kPanelBytes * kWidestPanelTokens;
+    const int fitting = static_cast<int>(std::max<size_t>(kPanelGroupBytes / panel, 1));
+    const int num_groups =
+        std::max(units(num_panels, fitting), units(kItemsPerThread * num_threads, num_units));
+    per_group_ = units(num_panels, num_groups);
+  }
+  int count() const { return num_units_ * units(num_panels_, per_group_); }
+  int unit(int item) const { return item % num_units_; }
+  int first_panel(int item) const { return item / num_units_ * per_group_; }
+  int end_panel(int item) const { return std::min(num_panels_, first_panel(item) + per_group_); }
+
+ private:
+  int num_units_, num_panels_, per_group_;
+};
 
 }  // namespace
 
@@ -267,20 +285,17 @@ void Forward::project_qkv(const Layer& layer, int index, const Scratch& mine, in
   const uint8_t* x = prepare(Source::kAttentionNorm, index, panels_, shape_.hidden,
                              any_quantized(all), any_float(all), mine, phase);
   const int head_tiles = shape_.head_dim / kLanes;
-  const int num_heads = shape_.num_heads + 2 * shape_.num_kv_heads;
-  const int per_group = group_size(shape_.hidden);
-  const int num_groups = units(panels_.count(), per_group);
-  for (int i; (i = team_.next(phase, num_heads * num_groups)) >= 0;) {
-    const int unit = i % num_heads, group = i / num_heads;
-    int head = unit, kind = 0;
+  const Items items(shape_.num_heads + 2 * shape_.num_kv_heads, shape_.hidden, panels_.count(),
+                    team_.size());
+  for (int i; (i = team_.next(phase, items.count())) >= 0;) {
+    int head = items.unit(i), kind = 0;
     if (head >= shape_.num_heads) {
       head -= shape_.num_heads;
       kind = 1 + head / shape_.num_kv_heads;
       head %= shape_.num_kv_heads;
     }
     const Matrix& m = kind == 0 ? layer.q : kind == 1 ? layer.k : layer.v;
-    const int end = std::min(panels_.count(), (group + 1) * per_group);
-    for (int p = group * per_group; p < end; ++p) {
+    for (int p = items.first_panel(i); p < items.end_panel(i); ++p) {
       const Panels::Panel& panel = panels_[p];
       gemm(m, head * head_tiles, head_tiles, panel, x, mine.tiles, shape_.head_dim);
       for (int lane = 0; lane < panel.width; ++lane) {
@@ -368,15 +383,13 @@ void Forward::project_residual(const Matrix& m, Source source, int layer, const 
                                int& phase) {
   const uint8_t* x = prepare(source, layer, panels_, m.inputs, !m.traits->is_float,
                              m.traits->is_float, mine, phase);
-  const int num_units = units(m.num_tiles, kUnitTiles);
-  const int per_group = group_size(m.inputs);
-  const int num_groups = units(panels_.count(), per_group);
-  for (int i; (i = team_.next(phase, num_units * num_groups)) >= 0;) {
-    const int tile = i % num_units * kUnitTiles, group = i / num_units;
-    const int num_tiles = std::min(kUnitTiles, m.num_tiles - tile);
+  const int unit_tiles = panels_.count() > 1 ? kUnitTiles : kUnitTiles / 2;
+  const Items items(units(m.num_tiles, unit_tiles), m.inputs, panels_.count(), team_.size());
+  for (int i; (i = team_.next(phase, items.count())) >= 0;) {
+    const int tile = items.unit(i) * unit_tiles;
+    const int num_tiles = std::min(unit_tiles, m.num_tiles - tile);
     const int width = num_tiles * kLanes;
-    const int end = std::min(panels_.count(), (group + 1) * per_group);
-    for (int p = group * per_group; p < end; ++p) {
+    for (int p = items.first_panel(i); p < items.end_panel(i); ++p) {
       const Panels::Panel& panel = panels_[p];
       gemm(m, tile, num_tiles, panel, x, mine.tiles, width);
       for (int lane = 0; lane < panel.width; ++lane) {
@@ -395,16 +408,13 @@ void Forward::project_ffn(const Layer& layer, int index, const Scratch& mine, in
   const uint8_t* x = prepare(Source::kFfnNorm, index, panels_, shape_.hidden, any_quantized(all),
                              any_float(all), mine, phase);
   const int num_tiles = layer.gate.num_tiles;
-  const int num_units = units(num_tiles, kUnitTiles);
-  const int per_group = group_size(shape_.hidden);
-  const int num_groups = units(panels_.count(), per_group);
-  for (int i; (i = team_.next(phase, num_units * num_groups)) >= 0;) {
-    const int tile = i % num_units * kUnitTiles, group = i / num_units;
+  const Items items(units(num_tiles, kUnitTiles), shape_.hidden, panels_.count(), team_.size());
+  for (int i; (i = team_.next(phase, items.count())) >= 0;) {
+    const int tile = items.unit(i) * kUnitTiles;
     const int count = std::min(kUnitTiles, num_tiles - tile);
     const int width = count * kLanes;
-    const int end = std::min(panels_.count(), (group + 1) * per_group);
     float* up = mine.tiles + kWidestPanelTokens * width;
-    for (int p = group * per_group; p < end; ++p) {
+    for (int p = items.first_panel(i); p < items.end_panel(i); ++p) {
       const Panels::Panel& panel = panels_[p];
       gemm(layer.gate, tile, count, panel, x, mine.tiles, width);
       gemm(layer.up, tile, count, panel, x, up, width);
