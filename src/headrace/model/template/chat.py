@@ -327,12 +327,16 @@ def _cut_after_prefill(rendered: str, prefill: str) -> str | None:
     origins = origins_of(rendered)
     end = origins.rfind(PREFILL) + 1
     start = len(origins[:end].rstrip(bytes((PREFILL,))))
-    shown = rendered[start:end].rstrip()
-    if not shown or not prefill.rstrip().endswith(shown):
+    shown, wanted = rendered[start:end].rstrip(), prefill.rstrip()
+    if not shown or not wanted.endswith(shown):
+        return None
+    # Templates may show thoughts apart from the rest; what comes before must still be the same.
+    before = wanted[: len(wanted) - len(shown)]
+    if before.strip() and before[-1] != rendered[start - 1 : start]:
         return None
     # Templates trim messages; the end of an unfinished one is no accident.
-    trimmed = prefill[len(prefill.rstrip()) :]
-    return concatenated([rendered[: start + len(shown)], traced(trimmed, PREFILL)])
+    trimmed = traced(prefill[len(wanted) :], PREFILL)
+    return concatenated([rendered[: start + len(shown)], trimmed])
 
 
 def _fail(error: Exception) -> NoReturn:

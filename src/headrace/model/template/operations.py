@@ -269,19 +269,43 @@ def _passed(context: Context, name: str) -> Any:
 
 
 def _on_text(name: str) -> Operation:
-    """Jinja's filter `name`, which makes text of text, paid for and traced."""
+    """Jinja's filter `name`, which is one method of `Traced`, paid for."""
+    filtered = _paid(name, _pay_nothing)
+
+    @pass_context
+    def on_text(context: MeteredContext, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return filtered(context, context.meter.text(value), *args, **kwargs)
+
+    return on_text
+
+
+def _on_bare_text(name: str) -> Operation:
+    """Jinja's filter `name`, which takes text apart in ways that are not followed: what it makes of
+    a message's text is a message's."""
     filtered = _paid(name, _pay_nothing)
 
     @pass_context
     def on_text(context: MeteredContext, value: Any, *args: Any, **kwargs: Any) -> Any:
         text = context.meter.text(value)
-        return _owned(filtered(context, text, *args, **kwargs), (text, *args, *kwargs.values()))
+        bare = [_bare(argument) for argument in (text, *args)]
+        result = filtered(context, *bare, **{key: _bare(kwargs[key]) for key in kwargs})
+        return _owned(result, (text, *args, *kwargs.values()))
 
     return on_text
 
 
+def _bare(value: Any) -> Any:
+    return str.__str__(value) if isinstance(value, str) else value
+
+
 def _pay_nothing(meter: Meter, value: Any) -> None:
     """For filters that look at the first or last part only."""
+
+
+def _pay_calls(meter: Meter, value: Any) -> None:
+    """For filters that call something for each item."""
+    for _ in range(4):
+        meter.read_items(value)
 
 
 def _pay_sorting(meter: Meter, value: Any) -> None:
@@ -358,10 +382,10 @@ def _indent(
     text = context.meter.text(value)
     num_columns = len(width) if isinstance(width, str) else width
     context.meter.allow(len(text) + (text.count("\n") + 1) * num_columns)
-    return _owned(_JINJA_INDENT(context, text, width, first, blank), (text, width))
+    return _JINJA_INDENT(context, text, width, first, blank)
 
 
-_JINJA_INDENT = _paid("indent", _pay_nothing)
+_JINJA_INDENT = _on_bare_text("indent")
 
 
 @pass_context
@@ -388,12 +412,12 @@ FILTERS: dict[str, Operation] = {
     **{name: _paid(name, _pay_nothing) for name in ("count", "length")},
     **{name: _paid(name, _pay_nothing) for name in ("d", "default", "first", "last")},
     **{name: _paid(name, Meter.read_items) for name in ("abs", "float", "int")},
-    **{name: _paid(name, Meter.read_items) for name in ("items", "list", "map", "reverse")},
-    **{name: _paid(name, Meter.read_items) for name in ("reject", "rejectattr")},
-    **{name: _paid(name, Meter.read_items) for name in ("select", "selectattr")},
+    **{name: _paid(name, Meter.read_items) for name in ("items", "list", "reverse")},
+    **{name: _paid(name, _pay_calls) for name in ("map", "reject", "rejectattr")},
+    **{name: _paid(name, _pay_calls) for name in ("select", "selectattr")},
     **{name: _sorting(name) for name in ("dictsort", "groupby", "max", "min", "sort", "unique")},
-    **{name: _on_text(name) for name in ("capitalize", "lower", "title", "trim", "upper")},
-    **{name: _on_text(name) for name in ("truncate", "wordcount")},
+    **{name: _on_text(name) for name in ("capitalize", "lower", "trim", "upper")},
+    **{name: _on_bare_text(name) for name in ("title", "truncate", "wordcount")},
     "e": _escape,
     "escape": _escape,
     "format": _format_filter,
