@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import InvalidModelFile, InvalidRequest, TemplateError
@@ -172,6 +172,7 @@ _TRIMMING = (
 )
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab \n<|>", min_size=1))
 def test_a_prefill_ends_the_prompt(prefill: str) -> None:
     for source in (_CHATML, _TRIMMING):

@@ -75,7 +75,7 @@ def _with_call(texts: list[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", _TEMPLATES)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(texts=st.lists(_TEXTS, min_size=4, max_size=4))
 def test_messages_add_no_control_tokens(name: str, texts: list[str]) -> None:
     for build in (_conversation, _with_call):
@@ -84,7 +84,7 @@ def test_messages_add_no_control_tokens(name: str, texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", _TEMPLATES)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(text=_TEXTS)
 def test_tools_and_variables_add_no_control_tokens(name: str, text: str) -> None:
     def prompt(text: str) -> RenderedPrompt:
@@ -98,7 +98,7 @@ def test_tools_and_variables_add_no_control_tokens(name: str, text: str) -> None
 
 
 @pytest.mark.parametrize("name", _TEMPLATES)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(texts=st.lists(_TEXTS, min_size=4, max_size=4))
 def test_the_tokens_say_the_rendered_text(name: str, texts: list[str]) -> None:
     tokenizer = _tokenizer()

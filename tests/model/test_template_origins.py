@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.model.template.origins import (
@@ -68,6 +68,7 @@ _OPERATIONS: dict[str, Callable[[str, str, int], Any]] = {
 
 
 @pytest.mark.parametrize("name", _OPERATIONS)
+@settings(deadline=None)
 @given(text=_TEXTS, other=_SEPARATORS, number=_SMALL)
 def test_operations_give_what_bare_strings_give_and_keep_origins(
     name: str, text: Traced, other: Traced, number: int
@@ -77,6 +78,7 @@ def test_operations_give_what_bare_strings_give_and_keep_origins(
     _assert_traced(result)
 
 
+@settings(deadline=None)
 @given(text=st.text(), method=st.sampled_from(["lower", "upper", "title", "capitalize"]))
 def test_case_keeps_lengths_in_step(text: str, method: str) -> None:
     result = getattr(traced(text, MESSAGE), method)()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.errors import InvalidModelFile, InvalidRequest, UnsupportedModel
@@ -21,12 +21,14 @@ def _ids(tokenizer: Tokenizer, *spellings: str) -> list[int]:
     return [tokenizer.control_tokens[spelling] for spelling in spellings]
 
 
+@settings(deadline=None)
 @given(_NO_SURROGATES, st.sampled_from(["smollm", "llama-bpe", "qwen2", "tekken", "default"]))
 def test_byte_level_text_comes_back(text: str, pre: str) -> None:
     tokenizer = golden.byte_level(pre)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@settings(deadline=None)
 @given(_NO_SURROGATES, st.booleans())
 def test_scored_text_comes_back(text: str, has_prefix: bool) -> None:
     tokenizer = golden.scored(has_prefix=has_prefix)
@@ -34,12 +36,14 @@ def test_scored_text_comes_back(text: str, has_prefix: bool) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text.replace("▁", " ")
 
 
+@settings(deadline=None)
 @given(_NO_SURROGATES, st.booleans())
 def test_text_never_becomes_a_control_token(text: str, is_scored: bool) -> None:
     tokenizer = golden.scored(has_prefix=True) if is_scored else golden.byte_level("llama-bpe")
     assert not set(tokenizer.control_tokens.values()) & set(tokenizer.encode(text))
 
 
+@settings(deadline=None)
 @given(_NO_SURROGATES)
 def test_special_finds_every_control_token(text: str) -> None:
     tokenizer = golden.byte_level("qwen2")
@@ -281,3 +285,44 @@ def test_a_marker_of_absurd_length() -> None:
     metadata = golden.metadata("byte_level", control=("<" * 5000,))
     with pytest.raises(InvalidModelFile, match="5000 characters"):
         Tokenizer.from_metadata(metadata)
+
+
+_VALUES = st.recursive(
+    st.one_of(st.booleans(), st.integers(-(2**63), 2**64), st.floats(), st.text(max_size=5)),
+    lambda parts: st.lists(parts, max_size=5).map(tuple),
+    max_leaves=8,
+)
+_KEYS = st.sampled_from(
+    ["model", "pre", "tokens", "token_type", "merges", "scores", "bos_token_id", "eos_token_id",
+     "eot_token_id", "eom_token_id", "add_bos_token", "add_space_prefix"]
+)  # fmt: skip
+
+
+@st.composite
+def _damaged(draw: st.DrawFn) -> dict[str, Value]:
+    """A vocabulary's metadata with a key missing, replaced, or with one of its items replaced."""
+    metadata = golden.metadata(draw(st.sampled_from(["byte_level", "scored"])))
+    key = f"tokenizer.ggml.{draw(_KEYS)}"
+    value = metadata.pop(key, None)
+    if draw(st.booleans()):
+        return metadata
+    if isinstance(value, tuple) and draw(st.booleans()):
+        place = draw(st.integers(0, len(value) - 1))
+        metadata[key] = (*value[:place], draw(_VALUES), *value[place + 1 :])
+    else:
+        metadata[key] = draw(_VALUES)
+    return metadata
+
+
+@settings(max_examples=100, deadline=None)
+@given(_damaged())
+def test_damaged_metadata_gives_a_clear_error_or_a_tokenizer(metadata: dict[str, Value]) -> None:
+    try:
+        tokenizer = Tokenizer.from_metadata(metadata)
+    except (InvalidModelFile, UnsupportedModel) as error:
+        assert "tokenizer.ggml." in str(error)
+        return
+    text = "The quick brown fox <|im_end|>\n42 é"
+    assert set(tokenizer.encode(text)) <= set(range(tokenizer.vocab_size))
+    for token in range(tokenizer.vocab_size):
+        assert isinstance(tokenizer.token_text(token), str)

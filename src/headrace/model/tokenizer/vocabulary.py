@@ -7,6 +7,7 @@ found in any text, before anything else. The rest is ordinary vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -140,10 +141,12 @@ def required_strings(metadata: Mapping[str, Value], name: str) -> tuple[str, ...
 
 
 def required_numbers(metadata: Mapping[str, Value], name: str, count: int) -> tuple[float, ...]:
-    """The array `tokenizer.ggml.<name>` of `count` numbers. Raises `InvalidModelFile`."""
+    """The array `tokenizer.ggml.<name>` of `count` finite numbers. Raises `InvalidModelFile`."""
     values = metadata.get(_PREFIX + name)
     if not isinstance(values, tuple) or not set(map(type, values)) <= {int, float}:
         raise InvalidModelFile(f"{_PREFIX}{name} must be an array of numbers")
+    if not all(map(math.isfinite, values)):  # type: ignore[arg-type]  # narrowed just above
+        raise InvalidModelFile(f"{_PREFIX}{name} has a number that is infinite or none at all")
     if len(values) != count:
         raise InvalidModelFile(
             f"{_PREFIX}{name} has {len(values)} entries for {count} tokens; it needs one for each"
