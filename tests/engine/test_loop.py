@@ -506,8 +506,7 @@ class TestPreemption:
             events = list(generation.events())
             assert_well_formed(events)
             assert fold(events)[0].token_ids == tokens
-        # Preempted sequences were computed again.
-        assert model.num_computed_tokens > 6 * 76
+        assert engine.step_profile().num_preemptions > 0
         assert_free(engine)
 
 

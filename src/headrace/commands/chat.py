@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -133,13 +133,11 @@ class Chat:
     def _show(self, generation: Generation) -> None:
         """Write the answer; Ctrl-C stops it, and what was said stays said."""
         try:
-            for piece in generation:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+            _write(generation)
         except KeyboardInterrupt:
             generation.cancel()
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+            _write(generation)  # what was said before that took effect
+        _write("\n")
 
     def _reset(self) -> None:
         self._turns = self._new_turns()
@@ -156,6 +154,12 @@ class Chat:
 
     def _new_turns(self) -> Turns:
         return Turns(self._engine.tokenizer, self._engine.template, self._system)
+
+
+def _write(pieces: Iterable[str]) -> None:
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
 
 
 def _banner(engine: Engine) -> str:

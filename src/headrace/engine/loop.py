@@ -186,6 +186,8 @@ class EngineLoop:
             self._finish(voice, "cancelled", self._clock())
 
     def _announce(self, plan: Plan) -> None:
+        if plan.preempted:
+            self._watch.count_preemptions(len(plan.preempted))
         for sequence in plan.admitted:
             voice = self._voices[sequence.id]
             started = voice.start(self._clock())

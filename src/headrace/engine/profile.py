@@ -17,6 +17,8 @@ class StepProfile:
     num_tokens: int
     """Tokens computed, of prompts and answers."""
     num_sampled: int
+    num_preemptions: int
+    """Sequences that lost their banks for a while, to be computed again."""
     plan_s: float
     """Commands, and the scheduler's plan."""
     model_s: float
@@ -54,11 +56,18 @@ class StepProfile:
 class Stopwatch:
     """Gathers a `StepProfile`. One moment ends a part and begins the next."""
 
-    __slots__ = ("_moment", "_num_sampled", "_num_steps", "_num_tokens", "_seconds")
+    __slots__ = (
+        "_moment",
+        "_num_preemptions",
+        "_num_sampled",
+        "_num_steps",
+        "_num_tokens",
+        "_seconds",
+    )
 
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(("plan", "model", "rows", "sample", "text", "publish"), 0.0)
-        self._num_steps = self._num_tokens = self._num_sampled = 0
+        self._num_steps = self._num_tokens = self._num_sampled = self._num_preemptions = 0
         self._moment = 0.0
 
     def begin(self) -> None:
@@ -78,11 +87,15 @@ class Stopwatch:
         self._num_tokens += num_tokens
         self._num_sampled += num_sampled
 
+    def count_preemptions(self, number: int) -> None:
+        self._num_preemptions += number
+
     def read(self) -> StepProfile:
         seconds = self._seconds
         return StepProfile(
             self._num_steps,
             self._num_tokens,
             self._num_sampled,
+            self._num_preemptions,
             *(seconds[part] for part in ("plan", "model", "rows", "sample", "text", "publish")),
         )
