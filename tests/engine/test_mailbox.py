@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.engine.admission import Admission
 from headrace.engine.mailbox import (
     Cancel,
     Inbox,
@@ -36,7 +37,7 @@ def in_thread(work: Callable[[], Any]) -> threading.Thread:
 
 class TestInbox:
     def test_commands_come_in_order_and_once(self) -> None:
-        inbox = Inbox(max_pending=8)
+        inbox = Inbox(Admission(8))
         first, second = submission(), submission()
         inbox.submit(first)
         inbox.cancel(first)
@@ -45,7 +46,7 @@ class TestInbox:
         assert inbox.drain() == []
 
     def test_a_full_inbox_refuses_and_keeps_nothing(self) -> None:
-        inbox = Inbox(max_pending=1)
+        inbox = Inbox(Admission(1))
         inbox.submit(submission())
         with pytest.raises(EngineOverloaded, match="max_pending"):
             inbox.submit(submission())
@@ -54,7 +55,7 @@ class TestInbox:
         inbox.submit(submission())
 
     def test_a_closed_inbox_refuses(self) -> None:
-        inbox = Inbox(max_pending=1)
+        inbox = Inbox(Admission(1))
         inbox.close("gone fishing")
         inbox.close("again")
         with pytest.raises(EngineClosed, match="gone fishing"):
@@ -63,7 +64,7 @@ class TestInbox:
 
     @pytest.mark.parametrize("wake", ["submit", "cancel", "close"])
     def test_waiting_ends_with_any_reason_to_work(self, wake: str) -> None:
-        inbox = Inbox(max_pending=1)
+        inbox = Inbox(Admission(1))
         thread = in_thread(inbox.wait)
         {
             "submit": lambda: inbox.submit(submission()),
@@ -74,7 +75,7 @@ class TestInbox:
         assert not thread.is_alive()
 
     def test_what_came_before_waiting_is_not_slept_through(self) -> None:
-        inbox = Inbox(max_pending=1)
+        inbox = Inbox(Admission(1))
         inbox.submit(submission())
         inbox.wait()
 

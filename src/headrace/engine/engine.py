@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
+from headrace.engine.admission import Admission
 from headrace.engine.cost import CostModel, StepRates
 from headrace.engine.intake import Intake
 from headrace.engine.kv_cache import KVCache
@@ -48,6 +49,12 @@ class EngineConfig:
     """Size of the KV pool; None: enough for `max_running` whole contexts, but at most a quarter of
     the memory that is free for this process."""
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_pending", 1), ("context_length", 2), ("pool_bytes", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
 def in_thread(loop: EngineLoop) -> Join:
@@ -103,7 +110,7 @@ class Engine:
             context_length=self._context_length,
             why_context=why_context,
         )
-        self._inbox = Inbox(config.max_pending)
+        self._inbox = Inbox(Admission(config.max_pending))
         scheduler = Scheduler(config.scheduler, kv, CostModel(rates))
         self._loop = EngineLoop(model, scheduler, tokenizer, self._inbox, clock)
         # Runs once: on close, when the engine is dropped, or when the process ends.

@@ -83,7 +83,6 @@ class EngineLoop:
         except BaseException as error:
             _log.exception("the engine thread stopped")
             self._inbox.close(f"the engine stopped after an internal error: {error!r}")
-            raise
         finally:
             self.bury()
 

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from headrace.engine.admission import Admission
 from headrace.engine.request import Request
-from headrace.errors import EngineClosed, EngineOverloaded
+from headrace.errors import EngineClosed
 from headrace.events import Event, merge_all
 from headrace.model.interface import TokenIds
 
@@ -129,11 +130,11 @@ Command: TypeAlias = Submit | Cancel
 class Inbox:
     """What callers want of the engine thread."""
 
-    def __init__(self, max_pending: int) -> None:
+    def __init__(self, admission: Admission) -> None:
         self._changed = threading.Condition()
         self._commands: list[Command] = []
         self._num_pending = 0
-        self._max_pending = max_pending
+        self._admission = admission
         self._closed_because: str | None = None
 
     @property
@@ -155,11 +156,7 @@ class Inbox:
         with self._changed:
             if self._closed_because is not None:
                 raise EngineClosed(self._closed_because)
-            if self._num_pending >= self._max_pending:
-                raise EngineOverloaded(
-                    f"{self._num_pending} requests are running or waiting, as many as "
-                    "`max_pending` allows; try again later"
-                )
+            self._admission.check(self._num_pending)
             self._num_pending += 1
             self._commands.append(Submit(submission))
             self._changed.notify()
