@@ -328,7 +328,7 @@ void Forward::store_head(const Layer& layer, int index, int kind, int head, int 
   }
   uint16_t halves[kMaxHeadState];
   kernels_.to_half(values, dim, halves);
-  uint8_t* base = model_.slices(index, head) + token.bank * slice_bytes(dim);
+  uint8_t* base = model_.slice(index, head, token.bank);
   if (kind == 1) {
     auto* at = reinterpret_cast<uint16_t*>(base) + token.slot / kLanes * kLanes * dim +
                token.slot % kLanes;
@@ -351,6 +351,7 @@ void Forward::attend(int layer, int& phase) {
     AttentionTask task;
     task.head_dim = shape_.head_dim;
     task.slices = model_.slices(layer, kv_head);
+    task.group_bytes = model_.group_bytes();
     task.banks = tokens_[tile.first].span->banks;
     task.first_partition = tile.first_partition;
     task.num_partitions = tile.num_partitions;

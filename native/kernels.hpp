@@ -21,6 +21,15 @@ static constexpr size_t slice_bytes(int head_dim) {
   return static_cast<size_t>(kBankSize) * head_dim * 2 * sizeof(uint16_t);
 }
 
+// Where bank b's slice lies behind the first of its layer and head. Banks come in groups of 16,
+// whose slices of one layer and head lie side by side: long enough runs to stream, and a first
+// touch of new banks that stays within a few huge pages.
+constexpr int kGroupBanks = 16;
+static constexpr size_t slice_offset(int bank, int head_dim, size_t group_bytes) {
+  return static_cast<size_t>(bank) / kGroupBanks * group_bytes +
+         static_cast<size_t>(bank) % kGroupBanks * slice_bytes(head_dim);
+}
+
 // Rows of one KV head's queries against one run of partitions.
 struct AttentionTask {
   const float* query[kMaxQueryRows];  // [head_dim], rotated and scaled by log2(e) / sqrt(d)
@@ -28,8 +37,9 @@ struct AttentionTask {
   float* state[kMaxQueryRows];        // out: [head_dim] weighted values, then max, then sum
   int num_rows;
   int head_dim;
-  const uint8_t* slices;  // of one layer and KV head: a slice per bank of the pool
-  const int32_t* banks;   // the sequence's table
+  const uint8_t* slices;  // of one layer and KV head, see slice_offset()
+  size_t group_bytes;
+  const int32_t* banks;  // the sequence's table
   int first_partition, num_partitions;
 };
 

@@ -212,7 +212,8 @@ size_t Model::weight_bytes() const {
 }
 
 void Model::allocate(int num_banks) {
-  pool_ = Buffer(bank_bytes_ * static_cast<size_t>(num_banks));
+  const int num_groups = (num_banks + kGroupBanks - 1) / kGroupBanks;
+  pool_ = Buffer(group_bytes() * static_cast<size_t>(num_groups));
   num_banks_ = num_banks;
 }
 
@@ -230,30 +231,30 @@ void Model::each_slice(int bank, Visit visit) const {
   size_t offset = 0;
   for (int layer = 0; layer < shape_.num_layers; ++layer) {
     for (int head = 0; head < shape_.num_kv_heads; ++head, offset += size) {
-      visit(slices(layer, head) + bank * size, offset, size);
+      visit(slice(layer, head, bank), layer, head, offset);
     }
   }
 }
 
 void Model::copy_bank(int source, int target) {
   check_bank(source);
-  each_slice(target, [&](uint8_t* slice, size_t, size_t size) {
-    std::memcpy(slice,
-                slice + (static_cast<ptrdiff_t>(source) - target) * static_cast<ptrdiff_t>(size),
-                size);
+  const size_t size = slice_bytes(shape_.head_dim);
+  each_slice(target, [&](uint8_t* to, int layer, int head, size_t) {
+    std::memmove(to, slice(layer, head, source), size);
   });
 }
 
 void Model::export_bank(int bank, uint8_t* out) const {
-  each_slice(bank, [&](const uint8_t* slice, size_t offset, size_t size) {
-    std::memcpy(out + offset, slice, size);
+  const size_t size = slice_bytes(shape_.head_dim);
+  each_slice(bank, [&](const uint8_t* from, int, int, size_t offset) {
+    std::memcpy(out + offset, from, size);
   });
 }
 
 void Model::import_bank(int bank, const uint8_t* data) {
-  each_slice(bank, [&](uint8_t* slice, size_t offset, size_t size) {
-    std::memcpy(slice, data + offset, size);
-  });
+  const size_t size = slice_bytes(shape_.head_dim);
+  each_slice(bank,
+             [&](uint8_t* to, int, int, size_t offset) { std::memcpy(to, data + offset, size); });
 }
 
 void Model::shift_bank(int bank, int delta) {
@@ -261,8 +262,8 @@ void Model::shift_bank(int bank, int delta) {
   std::vector<float> cosine(half), sine(half), key(dim);
   std::vector<uint16_t> halves(dim);
   rope_.rotation(delta, cosine.data(), sine.data());
-  each_slice(bank, [&](uint8_t* slice, size_t, size_t) {
-    auto* keys = reinterpret_cast<uint16_t*>(slice);
+  each_slice(bank, [&](uint8_t* from, int, int, size_t) {
+    auto* keys = reinterpret_cast<uint16_t*>(from);
     for (int slot = 0; slot < kBankSize; ++slot) {
       uint16_t* at = keys + slot / kLanes * kLanes * dim + slot % kLanes;
       for (int d = 0; d < dim; ++d) halves[d] = at[d * kLanes];

@@ -115,12 +115,15 @@ class Model {
   std::vector<float> load_vector(int fd, const TensorRef& ref, int size, bool permuted = false);
   void check(const std::vector<Span>& spans) const;
   void check_bank(int bank) const;
-  // The slices of all banks for one layer and KV head: consecutive banks lie side by side, so that
-  // attention reads one stream.
+  // The first slice of a layer and KV head; slice_offset() leads to a bank's.
   uint8_t* slices(int layer, int kv_head) const {
     const size_t index = static_cast<size_t>(layer) * shape_.num_kv_heads + kv_head;
-    return pool_.data() + index * num_banks_ * slice_bytes(shape_.head_dim);
+    return pool_.data() + index * kGroupBanks * slice_bytes(shape_.head_dim);
   }
+  uint8_t* slice(int layer, int kv_head, int bank) const {
+    return slices(layer, kv_head) + slice_offset(bank, shape_.head_dim, group_bytes());
+  }
+  size_t group_bytes() const { return bank_bytes_ * kGroupBanks; }
   template <class Visit>
   void each_slice(int bank, Visit visit) const;
 

@@ -7,8 +7,8 @@ constexpr int kMaxHeadDim = 256;
 constexpr int kBanksPerPartition = kPartition / kBankSize;
 
 inline const uint16_t* keys_of(const AttentionTask& task, int bank) {
-  return reinterpret_cast<const uint16_t*>(task.slices +
-                                           task.banks[bank] * slice_bytes(task.head_dim));
+  return reinterpret_cast<const uint16_t*>(
+      task.slices + slice_offset(task.banks[bank], task.head_dim, task.group_bytes));
 }
 inline const uint16_t* values_of(const AttentionTask& task, int bank) {
   return keys_of(task, bank) + static_cast<size_t>(kBankSize) * task.head_dim;
