@@ -1,7 +1,10 @@
 """The `headrace` command: which commands there are, and how errors are told.
 
-In: arguments. Out: an exit code: 0, 1 for an error that was raised on purpose or a reader of our
-output that has gone (click's part), 2 for wrong usage, 130 after Ctrl-C. Next: `commands/`, each imported only when it is called.
+In: arguments. Out: an exit code. Thread: the process's main one.
+Next: `commands/`, each imported only when it is called.
+
+0 is success, 1 an error that was raised on purpose or a reader of our output that has gone (click's
+part), 2 wrong usage, 130 Ctrl-C.
 """
 
 from __future__ import annotations
