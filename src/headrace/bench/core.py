@@ -57,7 +57,7 @@ class CoreRunner:
             tokens = [_token(sampled.token) for sampled in self._model.sample(rows)]
         return time.perf_counter() - begun
 
-    def logits(self, tokens: list[int], chunk: int) -> Iterator[memoryview]:
+    def logits(self, tokens: list[int], chunk: int) -> Iterator[memoryview[float]]:
         """Float32 logits of every position of one sequence, computed `chunk` positions a step."""
         banks = array("i", range(-(-len(tokens) // self._model.spec.bank_size)))
         self._prompts = []

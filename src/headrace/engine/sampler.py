@@ -33,7 +33,7 @@ class ChoiceSampler:
             or settings.presence_penalty != 0.0
         )
         if settings.repetition_penalty != 1.0:
-            self._state.observe(prompt, is_prompt=True)  # type: ignore[call-arg]
+            self._state.observe(prompt, is_prompt=True)
 
     def row(self, row: int, position: int) -> SampleRow:
         """What to ask for the token at `position` from logits row `row` of the last step."""

@@ -83,8 +83,8 @@ class SamplingSettings:
 class SamplerState(Protocol):
     """One sequence's sampler: settings plus the counts that penalties need."""
 
-    def observe(self, tokens: TokenIds) -> None:
-        """Count `tokens` for the penalties (generated ones, and the prompt's for repetition)."""
+    def observe(self, tokens: TokenIds, is_prompt: bool = False) -> None:
+        """Count `tokens` for the penalties; a prompt weighs in the repetition penalty only."""
 
 
 class SampleRow(NamedTuple):
@@ -94,7 +94,7 @@ class SampleRow(NamedTuple):
     sampler: SamplerState
     position: int
     mask: memoryview | None
-    """Grammar bit mask, one bit a token, little-endian 32-bit words; None allows all."""
+    """Grammar bit mask, one bit a token, in 32-bit words (format "I"); None allows all."""
 
 
 class Sampled(NamedTuple):
@@ -135,7 +135,7 @@ class Model(Protocol):
 
     def import_bank(self, bank: int, data: bytes) -> None: ...
 
-    def logits(self, row: int) -> memoryview:
+    def logits(self, row: int) -> memoryview[float]:
         """A copy of one row of the last step's logits, float32, shape (vocab_size,)."""
 
     def close(self) -> None: ...

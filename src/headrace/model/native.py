@@ -35,10 +35,10 @@ def load(
 ) -> NativeModel:
     """Load a GGUF model for computing.
 
-    `threads` defaults to one per usable physical core. `isa` ("avx512", "avx2", "portable") defaults
-    to `HEADRACE_ISA`, else the best this processor has. Raises InvalidModelFile, UnsupportedModel,
-    InvalidRequest for an instruction set that cannot run here, and ModelError when the file cannot
-    be read or does not fit into memory.
+    `threads` defaults to one per usable physical core. `isa` ("avx512", "avx2", "portable")
+    defaults to `HEADRACE_ISA`, else the best this processor has. Raises InvalidModelFile,
+    UnsupportedModel, InvalidRequest for an instruction set that cannot run here, and ModelError
+    when the file cannot be read or does not fit into memory.
     """
     file = path if isinstance(path, GGUFFile) else gguf.read(Path(path))
     hyper = architecture.describe(file)
@@ -190,7 +190,7 @@ class NativeModel:
     def import_bank(self, bank: int, data: bytes) -> None:
         self._core.import_bank(bank, data)
 
-    def logits(self, row: int) -> memoryview:
+    def logits(self, row: int) -> memoryview[float]:
         return memoryview(self._core.logits(row)).cast("f")
 
     def close(self) -> None:

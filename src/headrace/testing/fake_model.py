@@ -178,7 +178,7 @@ class FakeModel:
     def sample(self, rows: Sequence[SampleRow]) -> list[Sampled]:
         return [_sample(self._logits(row.row), row) for row in rows]
 
-    def logits(self, row: int) -> memoryview:
+    def logits(self, row: int) -> memoryview[float]:
         return memoryview(array("f", self._logits(row)))
 
     def _logits(self, row: int) -> list[float]:

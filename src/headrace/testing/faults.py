@@ -76,7 +76,7 @@ class FaultyModel:
     def import_bank(self, bank: int, data: bytes) -> None:
         self._model.import_bank(bank, data)
 
-    def logits(self, row: int) -> memoryview:
+    def logits(self, row: int) -> memoryview[float]:
         return self._model.logits(row)
 
     def close(self) -> None:
