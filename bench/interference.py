@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-from headrace.bench import opening, worker
+from headrace.bench import machine, opening, worker
 from headrace.bench.figures import decode, measure, median_ratio, percentile
 from headrace.bench.remote import SETTLE_S, Worker
 from headrace.bench.whole import Arrivals, EngineRunner
@@ -102,6 +102,7 @@ def verdict(what: str, is_met: bool) -> None:
 @click.option("--model", default=None, help="A catalogue name or a .gguf file.")
 @click.option("--repeats", default=5, show_default=True)
 def main(model: str | None, repeats: int) -> None:
+    foreign = machine.ForeignLoad()
     with told_plainly():
         path = opening.model_path(model)
         for num_sequences in (1, 4, 16):
@@ -114,6 +115,7 @@ def main(model: str | None, repeats: int) -> None:
         with opening.open_engine(path, None, None) as opened:
             assert isinstance(opened.runner, EngineRunner)
             gaps = opened.runner.run(gaps_during_prefill(opened.runner, repeats))
+    click.echo(f"other programs kept {foreign.cores():.2f} cores busy meanwhile")
     p50, p99 = percentile(gaps, 50), percentile(gaps, 99)
     verdict(
         f"{NUM_STREAMS} streams while {NUM_LONG} tokens prefill: token gap p50 {p50:.1f} ms, "

@@ -137,10 +137,10 @@ def test_memory_allowance(script: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(bytes(2_000_000))
     startup = script("startup")
-    about = {"quantization": "Q4_1", "kv_pool_mb": 10.0}
-    assert startup.allowed_mb(path, about) == pytest.approx(2 * 1.35 + 10 + 200)
+    about = {"quantization": "Q4_1"}
+    assert startup.allowed_mb(path, about) == pytest.approx(2 * 1.35 + 200)
     about["quantization"] = "Q5_K_M"
-    assert startup.allowed_mb(path, about) == pytest.approx(2 * 1.7 + 10 + 200)
+    assert startup.allowed_mb(path, about) == pytest.approx(2 * 1.7 + 200)
 
 
 def test_gaps_are_those_of_the_windows(script: Any) -> None:

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,6 +29,8 @@ from headrace.errors import BenchError
 REQUIREMENT = "llama-cpp-python>=0.3.36,<0.4"
 """Older ones lack settings that `llama_worker.py` makes use of."""
 PYTHON_VARIABLE = "HEADRACE_PEER_PYTHON"
+LONG_RUN_S = 3.0
+"""A run this long averages noise out by itself."""
 WORKER = Path(__file__).with_name("llama_worker.py")
 
 Say: TypeAlias = Callable[[str], None]
@@ -136,13 +139,17 @@ def candidates(figure: Figure) -> list[Settings]:
     return choices
 
 
-def tune(worker: remote.Worker, figure: Figure, num_runs: int = 2) -> Settings:
+def tune(worker: remote.Worker, figure: Figure) -> Settings:
     """Give `worker` the fastest of the candidates for `figure`; it also warms it up."""
     common = worker.settings
 
     def best_speed(choice: Settings) -> float:
         worker.settings = {**common, **choice}
-        return max(measure(worker, figure, repeat) for repeat in range(-num_runs, 0))
+        begun = time.monotonic()
+        speed = measure(worker, figure, -1)
+        if time.monotonic() - begun > LONG_RUN_S:
+            return speed
+        return max(speed, measure(worker, figure, -2))
 
     best = max(candidates(figure), key=best_speed)
     worker.settings = {**common, **best}

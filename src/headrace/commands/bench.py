@@ -162,8 +162,8 @@ def print_about(console: Console, found: dict[str, Any]) -> None:
     )
     if found["foreign_cores"] > BUSY_CORES:
         console.print(
-            f"[yellow]other programs kept {found['foreign_cores']} cores busy meanwhile: "
-            "trust the ratios, not the speeds[/yellow]"
+            f"[yellow]other programs kept {found['foreign_cores']} cores busy meanwhile: measure "
+            "again when they rest (llama.cpp suffers most from them)[/yellow]"
         )
 
 
