@@ -13,6 +13,8 @@ constexpr const char* kNan = "the model's output is not a number";
 constexpr const char* kMasked = "no token is allowed here";
 // Sums run over chunks of this many weights, in order.
 constexpr int kChunk = 1024;
+// Below any weight but zero, which no draw may give.
+constexpr float kLeastWeight = 0x1p-61f;
 
 // Better first: greater logit, then lower id.
 struct Better {
@@ -106,12 +108,13 @@ Sampled Sampler::sample(const Kernels& kernels, const float* logits, int vocab, 
   const float raw_greatest = greatest;
   const float* adjusted = adjust(logits, vocab, mask, scratch);
   if (adjusted != logits) best = kernels.argmax(adjusted, vocab, &greatest, &has_nan);
-  if (has_nan || greatest == -INFINITY) {
-    result.error = has_nan ? kNan : kMasked;
+  if (has_nan || std::isinf(greatest)) {
+    result.error = greatest == -INFINITY && !has_nan ? kMasked : kNan;
     return result;
   }
   result.token = best;
-  if (settings_.temperature > 0) {
+  // The inverse of a vanishing temperature overflows; all its weight is on the best token.
+  if (settings_.temperature > 0 && std::isfinite(kLog2E / settings_.temperature)) {
     result.token = draw(kernels, adjusted, vocab, greatest, position, scratch + vocab);
   }
   if (settings_.want_logprob || settings_.num_logprobs > 0) {
@@ -193,9 +196,9 @@ int Sampler::draw_best(const float* weights, const float* logits, int vocab, dou
       }
     }
     const bool enough = ids.size() >= limit || settings_.min_p >= threshold ||
-                        (whole && mass >= settings_.top_p * total);
-    if (enough || threshold == 0.0f) break;
-    threshold = threshold < 0x1p-50f ? 0.0f : threshold * 0x1p-7f;
+                        (whole && settings_.min_p <= 0 && mass >= settings_.top_p * total);
+    if (enough || threshold == kLeastWeight) break;
+    threshold = std::max(kLeastWeight, threshold * 0x1p-7f);
   }
   std::sort(ids.begin(), ids.end(), Better{logits});
   if (ids.size() > limit) ids.resize(limit);
