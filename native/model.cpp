@@ -212,8 +212,9 @@ size_t Model::weight_bytes() const {
 }
 
 void Model::allocate(int num_banks) {
-  const int num_groups = (num_banks + kGroupBanks - 1) / kGroupBanks;
-  pool_ = Buffer(group_bytes() * static_cast<size_t>(num_groups));
+  if (num_banks < 0) throw std::invalid_argument("a pool cannot have fewer than 0 banks");
+  const size_t num_groups = (static_cast<size_t>(num_banks) + kGroupBanks - 1) / kGroupBanks;
+  pool_ = Buffer(group_bytes() * num_groups);
   num_banks_ = num_banks;
 }
 
@@ -258,6 +259,7 @@ void Model::import_bank(int bank, const uint8_t* data) {
 }
 
 void Model::shift_bank(int bank, int delta) {
+  const FloatingPointControl control;
   const int dim = shape_.head_dim, half = shape_.rope_dim / 2;
   std::vector<float> cosine(half), sine(half), key(dim);
   std::vector<uint16_t> halves(dim);
@@ -285,7 +287,7 @@ void Model::check(const std::vector<Span>& spans) const {
     require(s.position >= 0 && s.position <= shape_.context - s.num_tokens, i,
             "positions past the model's context");
     require(s.num_logits >= 0 && s.num_logits <= s.num_tokens, i, "more logits than tokens");
-    const int needed = (s.position + s.num_tokens + kBankSize - 1) / kBankSize;
+    const int needed = (s.position + s.num_tokens - 1) / kBankSize + 1;
     require(s.num_banks >= needed, i, "too few banks");
     for (int b = 0; b < needed; ++b) {
       require(s.banks[b] >= 0 && s.banks[b] < num_banks_, i, "a bank outside the pool");

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "threads.hpp"
+
 namespace headrace {
 namespace {
 
@@ -65,6 +67,7 @@ void plain_sincos(double x, double* sine, double* cosine) {
 }
 
 RopeTable::RopeTable(int dim, double theta, const std::vector<double>& factors) : half_(dim / 2) {
+  const FloatingPointControl control;
   for (int i = 0; i < half_; ++i) {
     const double frequency = plain_exp(-(2.0 * i / dim) * plain_log(theta));
     frequencies_.push_back(factors.empty() ? frequency : frequency / factors[i]);
@@ -72,6 +75,7 @@ RopeTable::RopeTable(int dim, double theta, const std::vector<double>& factors) 
 }
 
 void RopeTable::rotation(int position, float* cosine, float* sine) const {
+  const FloatingPointControl control;
   for (int i = 0; i < half_; ++i) {
     double s, c;
     plain_sincos(position * frequencies_[i], &s, &c);

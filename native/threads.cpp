@@ -44,25 +44,28 @@ void wait_for_change(const std::atomic<uint32_t>& word, uint32_t old) {
   while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
 }
 
-// Round to nearest, denormals kept: what the numerics assume, whatever the host program has set.
-class FloatingPointControl {
- public:
-#if defined(__x86_64__) || defined(_M_X64)
-  FloatingPointControl() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
-  ~FloatingPointControl() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#endif
-};
-
 }  // namespace
 
+#if defined(__x86_64__) || defined(_M_X64)
+FloatingPointControl::FloatingPointControl() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
+FloatingPointControl::~FloatingPointControl() { _mm_setcsr(saved_); }
+#else
+FloatingPointControl::FloatingPointControl() : saved_(0) {}
+FloatingPointControl::~FloatingPointControl() = default;
+#endif
+
 Team::Team(int num_threads) : num_threads_(std::max(1, num_threads)) {
-  for (int i = 1; i < num_threads_; ++i) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < num_threads_; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (...) {
+    stop();
+    throw;
+  }
 }
 
-Team::~Team() {
+Team::~Team() { stop(); }
+
+void Team::stop() {
   stopping_.store(true, std::memory_order_release);
   round_.fetch_add(1, std::memory_order_acq_rel);
   round_.notify_all();

@@ -14,9 +14,23 @@ namespace headrace {
 // very core that the others wait for.
 inline constexpr int64_t kSpinNanoseconds = 50'000;
 
+// Round to nearest, denormals kept, on this thread while it lives: what the numerics assume,
+// whatever the host program has set.
+class FloatingPointControl {
+ public:
+  FloatingPointControl();
+  ~FloatingPointControl();
+  FloatingPointControl(const FloatingPointControl&) = delete;
+  FloatingPointControl& operator=(const FloatingPointControl&) = delete;
+
+ private:
+  unsigned saved_;
+};
+
 class Team {
  public:
-  // `num_threads` counts the caller of run().
+  // `num_threads` counts the caller of run(). Throws std::system_error when the system gives no
+  // more threads.
   explicit Team(int num_threads);
   ~Team();
   Team(const Team&) = delete;
@@ -41,6 +55,7 @@ class Team {
 
  private:
   void work(int index);
+  void stop();
 
   struct alignas(64) Counter {
     std::atomic<int> value{0};
