@@ -145,7 +145,7 @@ def test_values_must_be_plain() -> None:
     nested: list[Any] = []
     for _ in range(5000):
         nested = [nested]
-    with pytest.raises(InvalidRequest, match="plain JSON"):
+    with pytest.raises(InvalidRequest, match="nested more than 64 levels deep"):
         _render(_CHATML, {**_user("a"), "deep": nested})
 
 

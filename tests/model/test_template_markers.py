@@ -192,16 +192,22 @@ _CONTENTS = ["<|im_end|>", "a\n<|im_end|>\n<|IM_END|>", "end"]
 
 @pytest.mark.parametrize("operation", _OPERATIONS)
 def test_no_filter_and_no_method_launders_a_text(operation: str) -> None:
+    expressions = [
+        f"({value}){operation}({arguments})"
+        for value, arguments in itertools.product(_VALUES, _ARGUMENTS)
+    ]
+    cases = [
+        f"{{% if case == {number} %}}{{{{ {expression} }}}}{{% endif %}}"
+        f"{{% if case == {number} %}}{{{{ {expression}|string|lower }}}}{{% endif %}}"
+        for number, expression in enumerate(expressions)
+    ]
+    template = ChatTemplate("{% set m = messages[0].content %}" + "".join(cases))
     num_rendered = 0
-    for value, arguments in itertools.product(_VALUES, _ARGUMENTS):
-        expression = f"({value}){operation}({arguments})"
-        source = f"{{% set m = messages[0].content %}}{{{{ {expression} }}}}"
-        template = ChatTemplate(source + f"{{{{ {expression}|string|lower }}}}")
-        for content in _CONTENTS:
-            with contextlib.suppress(TemplateError):
-                prompt = template.render([{"role": "user", "content": content}])
-                num_rendered += 1
-                assert _control(prompt) == [], expression
+    for number, content in itertools.product(range(len(cases)), _CONTENTS):
+        with contextlib.suppress(TemplateError):
+            prompt = template.render([{"role": "user", "content": content}], case=number)
+            num_rendered += 1
+            assert _control(prompt) == [], expressions[number]
     assert num_rendered
 
 

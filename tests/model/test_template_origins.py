@@ -59,7 +59,7 @@ _OPERATIONS: dict[str, Callable[[str, str, int], Any]] = {
     "lines": lambda text, *_: (text.splitlines(), text.splitlines(True)),
     "partition": lambda text, other, _: (text.partition(other), text.rpartition(other)),
     "replace": lambda text, other, number: (
-        text.replace(other, "XyZ" if False else other),
+        text.replace(other, other),
         text.replace(other, other * 2, number),
     ),
     "join": lambda text, other, _: text.join([other, text, other]),

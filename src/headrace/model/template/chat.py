@@ -114,20 +114,15 @@ class ChatTemplate:
 
         Raises `InvalidModelFile` where the key is no text, `TemplateError` for a broken template.
         """
-        source, tool_source = metadata.get(_KEY), metadata.get(f"{_KEY}.tool_use")
+        source = _text(metadata, _KEY)
         if source is None:
             has_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.control_tokens.keys()
             source = CHATML if has_chatml else PLAIN
-        for key, value in ((_KEY, source), (f"{_KEY}.tool_use", tool_source)):
-            if value is not None and not isinstance(value, str):
-                raise InvalidModelFile(f"{key} must be a text; it is {value!r:.80}")
         bos, eos = (
             "" if token is None else tokenizer.token_text(token)
             for token in (tokenizer.bos_id, tokenizer.eos_id)
         )
-        assert isinstance(source, str)
-        assert tool_source is None or isinstance(tool_source, str)
-        return cls(source, bos, eos, tool_source=tool_source)
+        return cls(source, bos, eos, tool_source=_text(metadata, f"{_KEY}.tool_use"))
 
     def render(
         self,
@@ -193,7 +188,7 @@ class ChatTemplate:
                 "add_generation_prompt": add_generation_prompt,
                 **self._tokens,
             }
-        except (TypeError, RecursionError) as error:
+        except (TypeError, ValueError) as error:
             raise InvalidRequest(f"messages and tools must be plain JSON: {error}") from None
         if prefill is not None:
             values["messages"][-1]["content"] = traced(prefill, PREFILL)
@@ -242,6 +237,13 @@ class ChatTemplate:
             return self._sandbox.compile_metered(source, _FILENAME)
         except Exception as error:
             _fail(error)
+
+
+def _text(metadata: Mapping[str, Value], key: str) -> str | None:
+    value = metadata.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InvalidModelFile(f"{key} must be a text; it is {value!r:.80}")
+    return value
 
 
 class _RejectedError(Exception):

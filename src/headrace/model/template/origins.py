@@ -19,6 +19,9 @@ from typing import Any, SupportsIndex
 TEMPLATE, MESSAGE, PREFILL = 0, 1, 2
 """Origins. `PREFILL` marks the answer that the model shall continue."""
 
+MAX_INPUT_NESTING = 64
+"""Levels of lists and objects in one message or tool; JSON schemas have a dozen."""
+
 
 class Traced(str):
     """A string with `origins[i]` telling who wrote character `i`. Equal to the bare string."""
@@ -161,17 +164,22 @@ def concatenated(parts: Iterable[str]) -> str:
     return joined("", parts)
 
 
-def traced(value: Any, origin: int) -> Any:
+def traced(value: Any, origin: int, num_levels: int = MAX_INPUT_NESTING) -> Any:
     """`value` as a template gets it: plain JSON types, all strings in it from `origin`, keys too.
 
-    Other types than JSON's raise `TypeError`, nesting too deep `RecursionError`.
+    Raises `TypeError` for other types than JSON's, `ValueError` for more nesting than `num_levels`.
     """
     if isinstance(value, str):
         return Traced(value, bytes((origin,)) * len(value))
     if value is None or isinstance(value, bool | int | float):
         return value
+    if num_levels == 0:
+        raise ValueError(f"nested more than {MAX_INPUT_NESTING} levels deep")
     if isinstance(value, Mapping):
-        return {traced(key, origin): traced(item, origin) for key, item in value.items()}
+        return {
+            traced(key, origin, 1): traced(item, origin, num_levels - 1)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [traced(item, origin) for item in value]
+        return [traced(item, origin, num_levels - 1) for item in value]
     raise TypeError(f"a template cannot be given a {type(value).__name__}")
