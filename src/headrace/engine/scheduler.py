@@ -168,7 +168,7 @@ class Scheduler:
         """
         draft = _Draft()
         self._go_on(draft)
-        if draft.behind or self._may_admit():
+        if draft.behind or self._may_admit(draft):
             self._catch_up(draft)
         return Plan(tuple(draft.spans), tuple(draft.preempted), tuple(draft.admitted))
 
@@ -239,7 +239,7 @@ class Scheduler:
         """Whoever is to catch up next, running or admitted now; see `engine/waiting_line.py`."""
         may_admit = True
         while True:
-            first = self._line.first() if may_admit and self._may_admit() else None
+            first = self._line.first() if may_admit and self._may_admit(draft) else None
             nearest = min(draft.behind, key=self._turn, default=None)
             if first is not None and (nearest is None or first[0] < self._turn(nearest)):
                 # When it must wait, those after it wait as well, or it would wait for ever.
@@ -263,8 +263,10 @@ class Scheduler:
         if key is not None:
             draft.coming.add(key)
 
-    def _may_admit(self) -> bool:
-        return len(self._line) > 0 and len(self._running) < self.config.max_running
+    def _may_admit(self, draft: _Draft) -> bool:
+        # Who has just yielded its banks does not come back in the same step.
+        has_place = len(self._running) < self.config.max_running
+        return has_place and len(self._line) > 0 and not draft.preempted
 
     def _admit(self, sequence: Sequence, draft: _Draft) -> bool:
         """Let a waiting sequence run if there are banks for all its tokens, and one to spare for
