@@ -126,10 +126,10 @@ class Core {
       scratch_.reserve(share * m.team().size() * sizeof(float));
       m.team().run(1, [&](int thread) {
         float* mine = scratch_.as<float>() + share * thread;
-        for (int i; (i = m.team().next(0, static_cast<int>(batch.size()))) >= 0;) {
+        m.team().each(0, static_cast<int>(batch.size()), [&](int i) {
           const Row& r = batch[i];
           results[i] = r.sampler->sample(m.kernels(), r.logits, vocab, r.position, r.mask, mine);
-        }
+        });
       });
     }
     nb::list out;

@@ -9,18 +9,20 @@
 namespace headrace {
 namespace {
 
-// Work is handed out in units of rows; a unit's results for one panel stay in the first-level
-// cache.
+// Work is handed out in units of rows; a unit's results for one panel stay in
+// the first-level cache.
 constexpr int kUnitTiles = 4;
 // Enough items that the last ones, unevenly shared, cost little.
 constexpr int kItemsPerThread = 16;
 constexpr int kHeadUnitTiles = 32;
 constexpr int kWidestPanelTokens = 16;
-// Up to this many tokens, each thread prepares all activations for itself: cheaper than a barrier.
+// Up to this many tokens, each thread prepares all activations for itself:
+// cheaper than a barrier.
 constexpr int kPrivateTokens = 2;
 constexpr int kPhasesPerLayer = 10;
 constexpr int kMaxHeadState = 256 + 16;
-// Activations of the panels that one work item passes over stay in half of a second-level cache.
+// Activations of the panels that one work item passes over stay in half of a
+// second-level cache.
 constexpr size_t kPanelGroupBytes = size_t{384} << 10;
 
 int state_stride(const Shape& shape) { return shape.head_dim + 16; }
@@ -39,8 +41,9 @@ bool any_quantized(std::initializer_list<const Matrix*> matrices) {
                      [](const Matrix* m) { return !m->traits->is_float; });
 }
 
-// How a matrix product is divided: an item is a unit of rows times a group of panels. All units
-// pass over one group before the next, so that its activations stay in the second-level cache.
+// How a matrix product is divided: an item is a unit of rows times a group of
+// panels. All units pass over one group before the next, so that its
+// activations stay in the second-level cache.
 class Items {
  public:
   Items(int num_units, int num_inputs, int num_panels, int num_threads)
@@ -101,7 +104,8 @@ Forward::Forward(Model& model, Workspace& work, const std::vector<Span>& spans)
   reserve();
 }
 
-// A lone token's keys are divided among threads by partition; a prompt's tiles suffice by number.
+// A lone token's keys are divided among threads by partition; a prompt's tiles
+// suffice by number.
 void Forward::plan_attention() {
   const int group = shape_.num_heads / shape_.num_kv_heads;
   const int per_tile = std::max(1, kMaxQueryRows / group);
@@ -183,20 +187,18 @@ void Forward::body(int thread) {
 
 void Forward::embed(const Scratch&, int& phase) {
   const Matrix& m = model_.embedding_;
-  for (int t; (t = team_.next(phase, panels_.num_tokens())) >= 0;) {
+  team_.each(phase++, panels_.num_tokens(), [&](int t) {
     const Span& s = *tokens_[t].span;
     const int id = s.tokens[tokens_[t].position - s.position];
     unpack_row(*m.traits, m.tile(id / kLanes), id % kLanes, m.inputs,
                work_.hidden.as<float>() + static_cast<size_t>(t) * shape_.hidden);
-  }
-  ++phase;
-  team_.barrier();
+  });
 }
 
-// One token's inputs to a matrix, in its panel column.
-void Forward::prepare_token(Source source, int layer, const Panels& panels, int token,
-                            int num_inputs, bool quantized, bool floats, const Scratch& mine,
-                            uint8_t* out) {
+// One token's inputs to a region's matrices, in its panel column.
+void Forward::prepare_token(const Region& region, int token, const Scratch& mine,
+                            uint8_t* out) const {
+  const auto [source, layer, panels, num_inputs, quantized, floats] = region;
   const int t = source == Source::kOutput ? logits_tokens_[token] : token;
   const float* hidden = work_.hidden.as<float>() + static_cast<size_t>(t) * shape_.hidden;
   const float* row = mine.row;
@@ -235,8 +237,8 @@ void Forward::prepare_token(Source source, int layer, const Panels& panels, int 
       break;
     }
   }
-  const Panels::Place place = panels.place(token);
-  const Panels::Panel& panel = panels[place.panel];
+  const Panels::Place place = panels->place(token);
+  const Panels::Panel& panel = (*panels)[place.panel];
   if (quantized) {
     uint8_t* at = out + static_cast<size_t>(panel.first) * (num_inputs / kBlock) * kPanelBytes;
     kernels_.quantize(row, num_inputs, at, panel.width, place.lane);
@@ -248,23 +250,25 @@ void Forward::prepare_token(Source source, int layer, const Panels& panels, int 
   }
 }
 
-// The panels of all tokens, ready for gemm(): this thread's own for a few tokens, else shared.
-const uint8_t* Forward::prepare(Source source, int layer, const Panels& panels, int num_inputs,
-                                bool quantized, bool floats, const Scratch& mine, int& phase) {
-  const bool own = private_panels_;
-  uint8_t* out = own ? mine.panels : work_.panels.data();
-  if (own) {
-    for (int t = 0; t < panels.num_tokens(); ++t) {
-      prepare_token(source, layer, panels, t, num_inputs, quantized, floats, mine, out);
+// The panels of all tokens, for gemm(): shared, or for a few tokens this
+// thread's own.
+Forward::Inputs Forward::prepare(const Region& region, const Scratch& mine, int& phase) const {
+  if (private_panels_) return {*this, region, mine, mine.panels, false};
+  team_.each(phase++, region.panels->num_tokens(),
+             [&](int t) { prepare_token(region, t, mine, work_.panels.data()); });
+  return {*this, region, mine, work_.panels.data(), true};
+}
+
+// Own panels are filled when the first item is in hand: while it is not done
+// nobody can be past this phase, so what they are made from stands still.
+const uint8_t* Forward::Inputs::get() {
+  if (!is_ready_) {
+    for (int t = 0; t < region_.panels->num_tokens(); ++t) {
+      forward_.prepare_token(region_, t, mine_, data_);
     }
-    return out;
+    is_ready_ = true;
   }
-  for (int t; (t = team_.next(phase, panels.num_tokens())) >= 0;) {
-    prepare_token(source, layer, panels, t, num_inputs, quantized, floats, mine, out);
-  }
-  ++phase;
-  team_.barrier();
-  return out;
+  return data_;
 }
 
 void Forward::gemm(const Matrix& m, int tile, int num_tiles, const Panels::Panel& panel,
@@ -279,15 +283,18 @@ void Forward::gemm(const Matrix& m, int tile, int num_tiles, const Panels::Panel
                                         stride);
 }
 
-// Queries, keys and values, a head at a time: bias, norm, rotation; keys and values to their banks.
+// Queries, keys and values, a head at a time: bias, norm, rotation; keys and
+// values to their banks.
 void Forward::project_qkv(const Layer& layer, int index, const Scratch& mine, int& phase) {
   const auto all = {&layer.q, &layer.k, &layer.v};
-  const uint8_t* x = prepare(Source::kAttentionNorm, index, panels_, shape_.hidden,
-                             any_quantized(all), any_float(all), mine, phase);
+  Inputs inputs = prepare(
+      {Source::kAttentionNorm, index, &panels_, shape_.hidden, any_quantized(all), any_float(all)},
+      mine, phase);
   const int head_tiles = shape_.head_dim / kLanes;
   const Items items(shape_.num_heads + 2 * shape_.num_kv_heads, shape_.hidden, panels_.count(),
                     team_.size());
-  for (int i; (i = team_.next(phase, items.count())) >= 0;) {
+  team_.each(phase++, items.count(), [&](int i) {
+    const uint8_t* x = inputs.get();
     int head = items.unit(i), kind = 0;
     if (head >= shape_.num_heads) {
       head -= shape_.num_heads;
@@ -303,9 +310,7 @@ void Forward::project_qkv(const Layer& layer, int index, const Scratch& mine, in
                    mine.tiles + lane * shape_.head_dim);
       }
     }
-  }
-  ++phase;
-  team_.barrier();
+  });
 }
 
 void Forward::store_head(const Layer& layer, int index, int kind, int head, int t, float* values) {
@@ -343,8 +348,9 @@ void Forward::attend(int layer, int& phase) {
   const int kv_heads = shape_.num_kv_heads, group = shape_.num_heads / kv_heads;
   const int stride = state_stride(shape_);
   const int num_items = static_cast<int>(query_tiles_.size()) * kv_heads;
-  for (int i; (i = team_.next(phase, num_items)) >= 0;) {
-    // Head by head, so that one head's keys and values stay in the second-level cache.
+  team_.each(phase++, num_items, [&](int i) {
+    // Head by head, so that one head's keys and values stay in the second-level
+    // cache.
     const int num_tiles = static_cast<int>(query_tiles_.size());
     const QueryTile& tile = query_tiles_[i % num_tiles];
     const int kv_head = i / num_tiles;
@@ -374,19 +380,19 @@ void Forward::attend(int layer, int& phase) {
       }
     }
     if (task.num_rows > 0) flush();
-  }
-  ++phase;
-  team_.barrier();
+  });
 }
 
-// hidden += matrix x inputs, for the two projections that end in the residual stream.
+// hidden += matrix x inputs, for the two projections that end in the residual
+// stream.
 void Forward::project_residual(const Matrix& m, Source source, int layer, const Scratch& mine,
                                int& phase) {
-  const uint8_t* x = prepare(source, layer, panels_, m.inputs, !m.traits->is_float,
-                             m.traits->is_float, mine, phase);
+  Inputs inputs = prepare(
+      {source, layer, &panels_, m.inputs, !m.traits->is_float, m.traits->is_float}, mine, phase);
   const int unit_tiles = panels_.count() > 1 ? kUnitTiles : kUnitTiles / 2;
   const Items items(units(m.num_tiles, unit_tiles), m.inputs, panels_.count(), team_.size());
-  for (int i; (i = team_.next(phase, items.count())) >= 0;) {
+  team_.each(phase++, items.count(), [&](int i) {
+    const uint8_t* x = inputs.get();
     const int tile = items.unit(i) * unit_tiles;
     const int num_tiles = std::min(unit_tiles, m.num_tiles - tile);
     const int width = num_tiles * kLanes;
@@ -399,18 +405,18 @@ void Forward::project_residual(const Matrix& m, Source source, int layer, const 
         kernels_.add(hidden, mine.tiles + lane * width, width);
       }
     }
-  }
-  ++phase;
-  team_.barrier();
+  });
 }
 
 void Forward::project_ffn(const Layer& layer, int index, const Scratch& mine, int& phase) {
   const auto all = {&layer.gate, &layer.up};
-  const uint8_t* x = prepare(Source::kFfnNorm, index, panels_, shape_.hidden, any_quantized(all),
-                             any_float(all), mine, phase);
+  Inputs inputs = prepare(
+      {Source::kFfnNorm, index, &panels_, shape_.hidden, any_quantized(all), any_float(all)}, mine,
+      phase);
   const int num_tiles = layer.gate.num_tiles;
   const Items items(units(num_tiles, kUnitTiles), shape_.hidden, panels_.count(), team_.size());
-  for (int i; (i = team_.next(phase, items.count())) >= 0;) {
+  team_.each(phase++, items.count(), [&](int i) {
+    const uint8_t* x = inputs.get();
     const int tile = items.unit(i) * kUnitTiles;
     const int count = std::min(kUnitTiles, num_tiles - tile);
     const int width = count * kLanes;
@@ -425,18 +431,18 @@ void Forward::project_ffn(const Layer& layer, int index, const Scratch& mine, in
         kernels_.silu_multiply(mine.tiles + lane * width, up + lane * width, width, out);
       }
     }
-  }
-  ++phase;
-  team_.barrier();
+  });
 }
 
 void Forward::project_logits(const Scratch& mine, int& phase) {
   const Matrix& m = model_.head_.empty() ? model_.embedding_ : model_.head_;
-  const uint8_t* x = prepare(Source::kOutput, 0, logits_panels_, m.inputs, !m.traits->is_float,
-                             m.traits->is_float, mine, phase);
+  Inputs inputs = prepare(
+      {Source::kOutput, 0, &logits_panels_, m.inputs, !m.traits->is_float, m.traits->is_float},
+      mine, phase);
   const int num_units = units(m.num_tiles, kHeadUnitTiles);
   const size_t stride = head_rows(model_);
-  for (int i; (i = team_.next(phase, num_units)) >= 0;) {
+  team_.each(phase++, num_units, [&](int i) {
+    const uint8_t* x = inputs.get();
     const int tile = i * kHeadUnitTiles;
     const int count = std::min(kHeadUnitTiles, m.num_tiles - tile);
     for (int p = 0; p < logits_panels_.count(); ++p) {
@@ -444,8 +450,7 @@ void Forward::project_logits(const Scratch& mine, int& phase) {
       gemm(m, tile, count, panel, x,
            work_.logits.as<float>() + panel.first * stride + tile * kLanes, stride);
     }
-  }
-  ++phase;
+  });
 }
 
 }  // namespace headrace

@@ -1,4 +1,5 @@
-// The forward pass: a ragged batch through all layers, on every thread of the team.
+// The forward pass: a ragged batch through all layers, on every thread of the
+// team.
 #pragma once
 
 #include <cstddef>
@@ -63,7 +64,8 @@ class Forward {
     int num_parts;  // attention partials
     size_t state;   // offset of its first state, in floats
   };
-  // Query rows that walk the same keys: tokens [first, first + count) of one span.
+  // Query rows that walk the same keys: tokens [first, first + count) of one
+  // span.
   struct QueryTile {
     int first, count;
     int first_partition, num_partitions;
@@ -75,15 +77,36 @@ class Forward {
     uint8_t* panels;  // private panels
   };
   enum class Source { kAttentionNorm, kAttention, kFfnNorm, kFfn, kOutput };
+  // What goes into one fused region of matrices.
+  struct Region {
+    Source source;
+    int layer;
+    const Panels* panels;
+    int num_inputs;
+    bool quantized, floats;  // which kinds of panel its matrices read
+  };
+  // A region's panels, filled or yet to be.
+  class Inputs {
+   public:
+    Inputs(const Forward& forward, const Region& region, const Scratch& mine, uint8_t* data,
+           bool is_ready)
+        : forward_(forward), region_(region), mine_(mine), data_(data), is_ready_(is_ready) {}
+    const uint8_t* get();
+
+   private:
+    const Forward& forward_;
+    const Region region_;
+    const Scratch& mine_;
+    uint8_t* data_;
+    bool is_ready_;
+  };
 
   void plan_attention();
   void reserve();
   void body(int thread);
   void embed(const Scratch& mine, int& phase);
-  const uint8_t* prepare(Source source, int layer, const Panels& panels, int num_inputs,
-                         bool quantized, bool floats, const Scratch& mine, int& phase);
-  void prepare_token(Source source, int layer, const Panels& panels, int token, int num_inputs,
-                     bool quantized, bool floats, const Scratch& mine, uint8_t* out);
+  Inputs prepare(const Region& region, const Scratch& mine, int& phase) const;
+  void prepare_token(const Region& region, int token, const Scratch& mine, uint8_t* out) const;
   void project_qkv(const Layer& layer, int index, const Scratch& mine, int& phase);
   void attend(int layer, int& phase);
   void project_residual(const Matrix& matrix, Source source, int layer, const Scratch& mine,

@@ -28,8 +28,8 @@ Buffer::Buffer(size_t num_bytes) {
   if (num_bytes == 0) return;
   const size_t size = rounded(num_bytes);
   if (size < num_bytes) throw std::bad_alloc();
-  // Over-reserved by one huge page, then trimmed, so that the buffer starts on a huge-page
-  // boundary.
+  // Over-reserved by one huge page, then trimmed, so that the buffer starts on
+  // a huge-page boundary.
   const size_t extra = size >= kHugePage ? kHugePage : 0;
   void* raw =
       mmap(nullptr, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -69,23 +69,25 @@ double measure_bandwidth(size_t num_bytes, int num_threads, int repeats) {
   Buffer buffer(num_bytes);
   std::memset(buffer.data(), 1, num_bytes);
   Team team(num_threads);
-  const size_t share = num_bytes / sizeof(uint64_t) / team.size();
+  constexpr size_t kPiece = size_t{1} << 18;
+  const int num_pieces = static_cast<int>(num_bytes / kPiece);
   double best = 0;
   for (int i = 0; i < repeats; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    team.run(1, [&](int thread) {
-      const uint64_t* p = buffer.as<uint64_t>() + share * thread;
-      uint64_t sums[16] = {};
-      for (size_t k = 0; k + 16 <= share; k += 16) {
-        for (int j = 0; j < 16; ++j) sums[j] += p[k + j];
-      }
-      uint64_t total = 0;
-      for (const uint64_t s : sums) total += s;
-      [[maybe_unused]] volatile uint64_t keep = total;
+    team.run(1, [&](int) {
+      team.each(0, num_pieces, [&](int piece) {
+        const auto* p = reinterpret_cast<const uint64_t*>(buffer.data() + kPiece * piece);
+        uint64_t sums[16] = {};
+        for (size_t k = 0; k < kPiece / sizeof(uint64_t); k += 16) {
+          for (int j = 0; j < 16; ++j) sums[j] += p[k + j];
+        }
+        uint64_t total = 0;
+        for (const uint64_t s : sums) total += s;
+        [[maybe_unused]] volatile uint64_t keep = total;
+      });
     });
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    best = std::max(best,
-                    static_cast<double>(share * sizeof(uint64_t) * team.size()) / elapsed.count());
+    best = std::max(best, static_cast<double>(kPiece * num_pieces) / elapsed.count());
   }
   return best;
 }

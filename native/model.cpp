@@ -169,7 +169,7 @@ Matrix Model::load_matrix(int fd, const TensorRef& ref, int rows, int inputs, bo
   read_exactly(fd, raw.data(), ref.num_bytes, ref.offset, ref.role);
   const int dim = shape_.head_dim;
   team_.run(1, [&](int) {
-    for (int i; (i = team_.next(0, m.num_tiles)) >= 0;) {
+    team_.each(0, m.num_tiles, [&](int i) {
       const uint8_t* sources[kLanes];
       for (int lane = 0; lane < kLanes; ++lane) {
         const int row = i * kLanes + lane;
@@ -177,7 +177,7 @@ Matrix Model::load_matrix(int fd, const TensorRef& ref, int rows, int inputs, bo
         sources[lane] = row < rows ? raw.data() + from * row_bytes : nullptr;
       }
       pack_tile(traits, sources, inputs, m.data.data() + i * m.tile_bytes);
-    }
+    });
   });
   return m;
 }

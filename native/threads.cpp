@@ -32,16 +32,25 @@ void pause() {
 #endif
 }
 
-// Returns once `word` differs from `old`.
-void wait_for_change(const std::atomic<uint32_t>& word, uint32_t old) {
+// Returns the value of `word` once it satisfies `is_there`: spins for a while,
+// then sleeps until it changes.
+template <class Condition>
+uint32_t wait_until(const std::atomic<uint32_t>& word, Condition is_there) {
+  uint32_t value = word.load(std::memory_order_acquire);
+  if (is_there(value)) return value;
   const int64_t deadline = now() + kSpinNanoseconds;
   do {
     for (int i = 0; i < 64; ++i) {
-      if (word.load(std::memory_order_acquire) != old) return;
       pause();
+      value = word.load(std::memory_order_acquire);
+      if (is_there(value)) return value;
     }
   } while (now() < deadline);
-  while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+  while (!is_there(value)) {
+    word.wait(value, std::memory_order_acquire);
+    value = word.load(std::memory_order_acquire);
+  }
+  return value;
 }
 
 }  // namespace
@@ -73,43 +82,68 @@ void Team::stop() {
 }
 
 void Team::run(int num_phases, const std::function<void(int)>& body) {
-  if (num_phases > num_counters_) {
-    counters_.reset(new Counter[num_phases]);
-    num_counters_ = num_phases;
+  if (num_phases > num_phases_) {
+    phases_.reset(new Phase[num_phases]);
+    num_phases_ = num_phases;
   }
-  for (int i = 0; i < num_phases; ++i) counters_[i].value.store(0, std::memory_order_relaxed);
+  for (int i = 0; i < num_phases; ++i) {
+    phases_[i].next.store(0, std::memory_order_relaxed);
+    phases_[i].done.store(0, std::memory_order_relaxed);
+  }
   body_ = &body;
   if (num_threads_ > 1) {
+    inside_.store(0, std::memory_order_release);
     round_.fetch_add(1, std::memory_order_acq_rel);
     round_.notify_all();
   }
-  const FloatingPointControl control;
-  body(0);
-  barrier();
+  {
+    const FloatingPointControl control;
+    body(0);
+  }
+  if (num_threads_ > 1) {
+    inside_.fetch_or(kClosed, std::memory_order_acq_rel);
+    wait_until(inside_, [](uint32_t inside) { return inside == kClosed; });
+  }
 }
 
 void Team::work(int index) {
   uint32_t seen = 0;
   for (;;) {
-    wait_for_change(round_, seen);
-    ++seen;
+    seen = wait_until(round_, [seen](uint32_t round) { return round != seen; });
     if (stopping_.load(std::memory_order_acquire)) return;
-    const FloatingPointControl control;
-    (*body_)(index);
-    barrier();
+    if (!enter()) continue;
+    {
+      const FloatingPointControl control;
+      (*body_)(index);
+    }
+    leave();
   }
 }
 
-void Team::barrier() {
-  if (num_threads_ == 1) return;
-  const uint32_t generation = generation_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_acq_rel);
-    generation_.notify_all();
-  } else {
-    wait_for_change(generation_, generation);
+// False when the run is over already.
+bool Team::enter() {
+  uint32_t inside = inside_.load(std::memory_order_acquire);
+  while ((inside & kClosed) == 0) {
+    if (inside_.compare_exchange_weak(inside, inside + 1, std::memory_order_acq_rel)) return true;
   }
+  return false;
+}
+
+void Team::leave() {
+  if (inside_.fetch_sub(1, std::memory_order_acq_rel) == (kClosed | 1)) inside_.notify_all();
+}
+
+// Adds this thread's items to those done, and waits for the others'.
+void Team::finish(Phase& phase, int num_done, int num_items) {
+  const auto all = static_cast<uint32_t>(num_items);
+  if (num_done > 0) {
+    const auto mine = static_cast<uint32_t>(num_done);
+    if (phase.done.fetch_add(mine, std::memory_order_acq_rel) + mine == all) {
+      phase.done.notify_all();
+      return;
+    }
+  }
+  wait_until(phase.done, [all](uint32_t done) { return done == all; });
 }
 
 int usable_cores() {

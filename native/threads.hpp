@@ -1,4 +1,4 @@
-// A fixed team of threads that runs one function together, with barriers and shared counters.
+// A fixed team of threads that works through the items of one phase after another.
 #pragma once
 
 #include <atomic>
@@ -38,37 +38,51 @@ class Team {
 
   int size() const { return num_threads_; }
 
-  // Runs body(thread index) on every thread, with `num_phases` shared counters; returns when all
-  // are done. Floating-point control is
-  // set to round-to-nearest without flushing on each thread meanwhile. `body` must not throw.
+  // Runs body(thread index) on the caller, as index 0, and on every thread that
+  // comes in time; returns when all that came are done. The body is a row of at
+  // most `num_phases` each() calls, the same on every thread. Floating-point
+  // control is set to round-to-nearest without flushing meanwhile. `body` must
+  // not throw.
   void run(int num_phases, const std::function<void(int)>& body);
 
-  // Waits until every thread of the team has arrived. Only inside run().
-  void barrier();
-
-  // The next index of phase `phase` in [0, num_items), or -1 when none is left. A phase's counter
-  // is shared; phases are numbered from 0 in each run().
-  int next(int phase, int num_items) {
-    const int i = counters_[phase].value.fetch_add(1, std::memory_order_relaxed);
-    return i < num_items ? i : -1;
+  // Hands out items [0, num_items) of phase `phase` to the threads that ask,
+  // and returns when all are done, by whomever. A phase waits for its items,
+  // never for a thread: one that sleeps, or that lost its processor between
+  // items, holds up nobody. Only inside run(), phases ascending from 0.
+  template <class Item>
+  void each(int phase, int num_items, const Item& item) {
+    Phase& shared = phases_[phase];
+    int num_done = 0;
+    for (;;) {
+      const int i = shared.next.fetch_add(1, std::memory_order_relaxed);
+      if (i >= num_items) break;
+      item(i);
+      ++num_done;
+    }
+    finish(shared, num_done, num_items);
   }
 
  private:
+  struct alignas(64) Phase {
+    std::atomic<int> next{0};
+    alignas(64) std::atomic<uint32_t> done{0};
+  };
+
   void work(int index);
   void stop();
+  bool enter();
+  void leave();
+  void finish(Phase& phase, int num_done, int num_items);
 
-  struct alignas(64) Counter {
-    std::atomic<int> value{0};
-  };
+  static constexpr uint32_t kClosed = 1u << 31;
 
   const int num_threads_;
   std::vector<std::thread> workers_;
   const std::function<void(int)>* body_ = nullptr;
-  std::unique_ptr<Counter[]> counters_;
-  int num_counters_ = 0;
-  alignas(64) std::atomic<uint32_t> round_{0};       // bumped to start a run
-  alignas(64) std::atomic<uint32_t> generation_{0};  // bumped when a barrier opens
-  alignas(64) std::atomic<int> arrived_{0};
+  std::unique_ptr<Phase[]> phases_;
+  int num_phases_ = 0;
+  alignas(64) std::atomic<uint32_t> round_{0};         // bumped to start a run
+  alignas(64) std::atomic<uint32_t> inside_{kClosed};  // workers inside, and whether more may enter
   std::atomic<bool> stopping_{false};
 };
 
