@@ -10,12 +10,12 @@ byte-level vocabulary of 128,256 tokens that both we and llama.cpp load. Needs `
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+import click
 import gguf
 import numpy as np
 from numpy.typing import NDArray
@@ -182,8 +182,9 @@ def write(path: Path) -> None:
     part.replace(path)
 
 
-def main() -> None:
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "random-1b.Q4_K_M.gguf")
+@click.command(help=__doc__)
+@click.argument("path", type=Path, default="random-1b.Q4_K_M.gguf", metavar="[FILE]")
+def main(path: Path) -> None:
     begun = time.perf_counter()
     write(path)
     print(f"{path}: {path.stat().st_size:,} bytes in {time.perf_counter() - begun:.1f} s")
