@@ -67,7 +67,7 @@ void Buffer::reserve(size_t num_bytes) {
 
 double measure_bandwidth(size_t num_bytes, int num_threads, int repeats) {
   Buffer buffer(num_bytes);
-  std::memset(buffer.data(), 1, num_bytes);
+  if (num_bytes > 0) std::memset(buffer.data(), 1, num_bytes);
   Team team(num_threads);
   constexpr size_t kPiece = size_t{1} << 18;
   const int num_pieces = static_cast<int>(num_bytes / kPiece);

@@ -5,8 +5,9 @@
 //
 //   lanes      reductions run over 16 virtual lanes, element i in lane i % 16, ascending; the lanes
 //              are then added as a tree (i and i+8, then +4, +2, +1).
-//   quantize   per 32 values: amax, d = amax / 127, q = rint(x * (127 / amax)); d = 0 if amax <
-//   2^-100. matmul     acc = 0; per 32 inputs, ascending:
+//   quantize   per 32 values: amax, d = amax / 127, q = rint(x * (127 / amax)); d = 0 where amax is
+//              below 2^-100; d = NaN and q = 0 where a value is infinite or NaN.
+//   matmul     acc = 0; per 32 inputs, ascending:
 //                acc = fma(d_w * d_a, float(sum q_w q_a), acc), the integer sum being exact;
 //                with minima acc = fma(m_w, d_a * float(sum q_a), acc).
 //              Q6_K has two groups of 16 per 32, each with its own step. Float weights: one fma per

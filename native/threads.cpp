@@ -91,6 +91,7 @@ void Team::run(int num_phases, const std::function<void(int)>& body) {
     phases_[i].done.store(0, std::memory_order_relaxed);
   }
   body_ = &body;
+  ++run_;
   if (num_threads_ > 1) {
     inside_.store(0, std::memory_order_release);
     round_.fetch_add(1, std::memory_order_acq_rel);
@@ -108,11 +109,14 @@ void Team::run(int num_phases, const std::function<void(int)>& body) {
 
 void Team::work(int index) {
   uint32_t seen = 0;
+  uint64_t last_run = 0;
   for (;;) {
     seen = wait_until(round_, [seen](uint32_t round) { return round != seen; });
     if (stopping_.load(std::memory_order_acquire)) return;
     if (!enter()) continue;
-    {
+    // One who woke late for a run may have entered the next already, before it was announced.
+    if (run_ != last_run) {
+      last_run = run_;
       const FloatingPointControl control;
       (*body_)(index);
     }

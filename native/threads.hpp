@@ -79,6 +79,7 @@ class Team {
   const int num_threads_;
   std::vector<std::thread> workers_;
   const std::function<void(int)>* body_ = nullptr;
+  uint64_t run_ = 0;  // numbers the runs; changes while nobody is inside
   std::unique_ptr<Phase[]> phases_;
   int num_phases_ = 0;
   alignas(64) std::atomic<uint32_t> round_{0};         // bumped to start a run

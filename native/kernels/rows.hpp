@@ -50,11 +50,25 @@ void rms_norm(const float* x, const float* weight, float eps, int n, float* out)
   });
 }
 
+// A block with a number that is none: its step is none, so that no product of it is a number.
+inline void put_not_a_number(uint8_t* record, int width, int lane) {
+  const float nan = __builtin_nanf("");
+  __builtin_memset(record + 32 * lane, 0, 32);
+  __builtin_memcpy(record + 32 * width + 4 * lane, &nan, 4);
+  __builtin_memcpy(record + 36 * width + 4 * lane, &nan, 4);
+  __builtin_memset(record + 40 * width + 4 * lane, 0, 4);
+  __builtin_memset(record + 44 * width + 4 * lane, 0, 4);
+}
+
 void quantize(const float* x, int n, void* panel, int width, int lane) {
   auto* record = static_cast<uint8_t*>(panel);
   for (int i = 0; i < n; i += kBlock, record += width * kPanelBytes) {
     const F a = load(x + i), b = load(x + i + 16);
-    const float amax = greatest(max(abs(a), abs(b)));
+    const float amax = greatest_size(a, b);
+    if (!(amax < __builtin_inff())) {
+      put_not_a_number(record, width, lane);
+      continue;
+    }
     const bool tiny = amax < kTinyAmax;
     const float d = tiny ? 0.0f : amax / 127.0f;
     const F inverse = broadcast(tiny ? 0.0f : 127.0f / amax);

@@ -110,6 +110,17 @@ inline float greatest(F a) {
   const __m128 z = _mm_max_ps(y, _mm_movehl_ps(y, y));
   return _mm_cvtss_f32(_mm_max_ss(z, _mm_shuffle_ps(z, z, 1)));
 }
+// As in avx512.hpp.
+inline float greatest_size(F a, F b) {
+  const F x = abs(a), y = abs(b);
+  const __m256i lo = _mm256_max_epi32(_mm256_castps_si256(x.lo), _mm256_castps_si256(y.lo));
+  const __m256i hi = _mm256_max_epi32(_mm256_castps_si256(x.hi), _mm256_castps_si256(y.hi));
+  const __m256i both = _mm256_max_epi32(lo, hi);
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4E));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xB1));
+  return _mm_cvtss_f32(_mm_castsi128_ps(m));
+}
 
 // Sixteen rows by 32 inputs of weights as unsigned bytes, unpacked once into the first-level cache:
 // bytes [64 j, 64 j + 64) hold inputs 4j..4j+3 of each row.

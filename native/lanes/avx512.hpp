@@ -72,6 +72,12 @@ inline float sum(F a) {
   return _mm_cvtss_f32(_mm_add_ss(z, _mm_shuffle_ps(z, z, 1)));
 }
 inline float greatest(F a) { return _mm512_reduce_max_ps(a.v); }
+// The greatest |a| or |b|, compared as bits: NaN counts as greater than infinity, in any lane.
+inline float greatest_size(F a, F b) {
+  const __m512i most =
+      _mm512_max_epi32(_mm512_castps_si512(abs(a).v), _mm512_castps_si512(abs(b).v));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_cvtsi32_si128(_mm512_reduce_max_epi32(most))));
+}
 
 // Sixteen rows by 32 inputs of weights as unsigned bytes: v[j] holds inputs 4j..4j+3 of each row.
 struct Weights {

@@ -116,6 +116,21 @@ inline float greatest(F a) {
   for (int i = 1; i < 16; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
 }
+// As in avx512.hpp.
+inline float greatest_size(F a, F b) {
+  int32_t most = 0;
+  for (int i = 0; i < 16; ++i) {
+    int32_t x, y;
+    const float size_x = __builtin_fabsf(a.v[i]), size_y = __builtin_fabsf(b.v[i]);
+    __builtin_memcpy(&x, &size_x, 4);
+    __builtin_memcpy(&y, &size_y, 4);
+    most = x > most ? x : most;
+    most = y > most ? y : most;
+  }
+  float f;
+  __builtin_memcpy(&f, &most, 4);
+  return f;
+}
 
 // Sixteen rows by 32 inputs of weights as unsigned bytes, by input group as in avx512.hpp.
 struct Weights {

@@ -181,7 +181,13 @@ struct Quantized {
 inline Quantized quantize_block(const float* x) {
   Quantized out{};
   float amax = 0;
-  for (int k = 0; k < 32; ++k) amax = std::max(amax, std::fabs(x[k]));
+  for (int k = 0; k < 32; ++k) {
+    amax = std::max(amax, std::fabs(x[k]));
+    if (!std::isfinite(x[k])) {
+      out.d = out.scaled_sum = std::nanf("");
+      return out;
+    }
+  }
   const bool tiny = amax < kTinyAmax;
   out.d = tiny ? 0.0f : amax / 127.0f;
   const float inverse = tiny ? 0.0f : 127.0f / amax;

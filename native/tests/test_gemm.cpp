@@ -117,6 +117,30 @@ HEADRACE_TEST(gemm_of_usual_weights) { check_all_formats(Content::kUsual); }
 
 HEADRACE_TEST(gemm_of_extreme_weights) { check_all_formats(Content::kExtremes); }
 
+// Activations that are not numbers give products that are not, in every format and row.
+HEADRACE_TEST(gemm_of_what_is_not_a_number) {
+  Random random(6);
+  for (const FormatTraits& traits : kFormats) {
+    const int n = traits.file_block == 256 ? 256 : 64;
+    const Weights w(traits, 16, n, Content::kUsual, random);
+    for (const float bad : {NAN, INFINITY}) {
+      std::vector<float> x = random.normals(n);
+      x[random.below(n)] = bad;
+      for_each_isa([&](const Kernels& kernels) {
+        std::vector<uint8_t> panel(static_cast<size_t>(n) / 32 * kPanelBytes);
+        kernels.quantize(x.data(), n, panel.data(), 1, 0);
+        float out[kLanes];
+        const void* inputs = traits.is_float ? static_cast<const void*>(x.data()) : panel.data();
+        kernels.gemm[format_index(traits.format)][0](w.tiles.data(), w.bytes, 1, n, inputs, out,
+                                                     kLanes);
+        for (const float v : out) {
+          CHECK_FOR(!std::isfinite(v), kernels.name, traits.name, bad, "gives", v);
+        }
+      });
+    }
+  }
+}
+
 // A panel is filled lane by lane, and equals the layout that formats.hpp draws.
 HEADRACE_TEST(quantize_fills_panels) {
   Random random(3);
