@@ -4,7 +4,7 @@ BIN := .venv/bin
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name 'CMakeLists.txt')
 CPP := $(shell find native -name '*.cpp' -o -name '*.hpp')
 
-.PHONY: run test check format setup bench clean
+.PHONY: run test check native-test format setup bench clean
 
 run: .venv/.ready  ## set up, fetch the default model, chat in the terminal
 	$(BIN)/headrace chat
@@ -17,6 +17,9 @@ check: .venv/.ready-dev  ## formatting, lint, types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+native-test: .venv/bin/python  ## the core without Python: sanitizers, emulated processors
+	sh .ci/native.sh
 
 format: .venv/.ready-dev
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
