@@ -6,14 +6,16 @@ Thread: the engine thread, once loaded. Next: `native/bindings.cpp`.
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import ParamSpec, TypeVar, cast
 
 from headrace import _native
-from headrace.errors import HeadraceError, InvalidRequest, ModelError, UnsupportedModel
+from headrace.errors import InvalidModelFile, InvalidRequest, ModelError, UnsupportedModel
 from headrace.model import architecture, gguf
 from headrace.model.architecture import Hyperparameters, ModelTensors
 from headrace.model.gguf import GGUFFile
@@ -24,8 +26,13 @@ from headrace.model.interface import (
     SampleRow,
     SamplerState,
     SamplingSettings,
+    Span,
 )
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MAX_THREADS = 1024
 _FINGERPRINT_SAMPLE = 4096
 _NATIVE_ROLES = {"output_head": "output"}
 
@@ -37,23 +44,22 @@ def load(
 
     `threads` defaults to one per usable physical core. `isa` ("avx512", "avx2", "portable")
     defaults to `HEADRACE_ISA`, else the best this processor has. Raises InvalidModelFile,
-    UnsupportedModel, InvalidRequest for an instruction set that cannot run here, and ModelError
-    when the file cannot be read or does not fit into memory.
+    UnsupportedModel, InvalidRequest for threads or an instruction set that cannot run here, and
+    ModelError when the file cannot be read or does not fit into memory.
     """
     file = path if isinstance(path, GGUFFile) else gguf.read(Path(path))
     hyper = architecture.describe(file)
     tensors = architecture.layout(file, hyper)
     chosen = isa or os.environ.get("HEADRACE_ISA") or ""
     _check_isa(chosen)
+    _check_threads(threads)
     try:
         core = _native.Core(
             str(file.path), _shape(hyper), _tensor_refs(tensors, hyper), threads or 0, chosen
         )
-    except MemoryError as error:
-        raise ModelError(f"{file.path.name}: not enough memory for the weights") from error
-    except RuntimeError as error:
-        raise UnsupportedModel(f"{file.path.name}: {error}") from error
-    return NativeModel(core, file, hyper)
+        return NativeModel(core, file, hyper)
+    except (MemoryError, OSError, RuntimeError) as error:
+        raise _load_error(file, error) from error
 
 
 def _check_isa(isa: str) -> None:
@@ -63,6 +69,33 @@ def _check_isa(isa: str) -> None:
             f"instruction set {isa!r} cannot run here; this processor has: {', '.join(known)}",
             param="isa",
         )
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and not 1 <= threads <= _MAX_THREADS:
+        raise InvalidRequest(
+            f"{threads} threads cannot compute; ask for 1 to {_MAX_THREADS}, or leave it open",
+            param="threads",
+        )
+
+
+def _load_error(file: GGUFFile, error: Exception) -> ModelError:
+    name = file.path.name
+    if isinstance(error, MemoryError):
+        return ModelError(f"{name}: not enough memory for the weights")
+    if str(error) == os.strerror(errno.EAGAIN):
+        return ModelError(f"{name}: the system grants no more threads; ask for fewer")
+    try:
+        with file.path.open("rb") as stream:
+            num_bytes = stream.seek(0, os.SEEK_END)
+    except OSError as gone:
+        return ModelError(f"{name}: cannot be read any more: {gone.strerror}")
+    if num_bytes != file.num_bytes:
+        return InvalidModelFile(
+            f"{name}: changed while it was loading, from {file.num_bytes:,} to {num_bytes:,} "
+            "bytes; load it again when nothing writes to it"
+        )
+    return UnsupportedModel(f"{name}: {error}")
 
 
 def _shape(hyper: Hyperparameters) -> dict[str, object]:
@@ -120,6 +153,32 @@ def _fingerprint(file: GGUFFile) -> str:
     return digest.hexdigest()[:32]
 
 
+def _refusing(what: str, expected: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Errors of the core become a `ModelError` that says `what` failed, and what is `expected`
+    where an argument has the wrong type."""
+
+    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(method)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return method(*args, **kwargs)
+            except MemoryError as error:
+                raise ModelError(f"{what}: not enough memory") from error
+            except (TypeError, OverflowError) as error:
+                raise ModelError(f"{what}: expected {expected}") from error
+            except (ValueError, RuntimeError) as error:
+                # The core's word for an item of the wrong type inside a sequence.
+                reason = f"expected {expected}" if "bad_cast" in str(error) else str(error)
+                raise ModelError(f"{what}: {reason}") from error
+
+        return call
+
+    return decorate
+
+
+_BANKS = "numbers of banks in the pool, 32-bit"
+
+
 class NativeModel:
     """A loaded model; see `interface.Model` for what each method promises."""
 
@@ -142,6 +201,7 @@ class NativeModel:
             identity=f"{_fingerprint(file)}/kv-f16/numerics-{_native.NUMERICS_VERSION}",
         )
 
+    @_refusing("the KV pool cannot be made", "a number of banks, 32-bit")
     def allocate(self, num_banks: int) -> None:
         try:
             self._core.allocate(num_banks)
@@ -149,12 +209,19 @@ class NativeModel:
             size = num_banks * self.spec.bank_bytes
             raise ModelError(f"no memory for a KV pool of {size:,} bytes") from error
 
+    @_refusing(
+        "the batch does not fit the model",
+        "spans of (array('i') of tokens, position, array('i') of banks, number of logits)",
+    )
     def step(self, batch: Batch) -> None:
-        try:
-            self._core.step(batch)
-        except (ValueError, TypeError, MemoryError) as error:
-            raise _step_error(error) from error
+        # The core takes a span's four parts on trust: of a shorter one, or of a list, it would
+        # read foreign memory.
+        self._core.step(list(map(Span._make, batch)))
 
+    @_refusing(
+        "these sampling settings cannot be used",
+        "numbers in range: 32-bit but for a 64-bit seed, `logit_bias` as pairs of token and bias",
+    )
     def make_sampler(self, settings: SamplingSettings) -> SamplerState:
         s = settings
         return cast(
@@ -171,33 +238,37 @@ class NativeModel:
                 choice=s.choice,
                 num_logprobs=s.num_logprobs,
                 want_logprob=s.want_logprob,
-                logit_bias=s.logit_bias,
+                logit_bias=[(token, bias) for token, bias in s.logit_bias],
             ),
         )
 
+    @_refusing(
+        "these rows cannot be sampled",
+        "rows of (logits row, sampler, position, mask of 32-bit words in format 'I' or None)",
+    )
     def sample(self, rows: Sequence[SampleRow]) -> list[Sampled]:
-        return [Sampled._make(outcome) for outcome in self._core.sample(rows)]
+        outcomes = self._core.sample(list(map(SampleRow._make, rows)))
+        return [Sampled._make(outcome) for outcome in outcomes]
 
+    @_refusing("the bank cannot be copied", _BANKS)
     def copy_bank(self, source: int, target: int) -> None:
         self._core.copy_bank(source, target)
 
+    @_refusing("the bank cannot be shifted", f"{_BANKS}, and a 32-bit distance")
     def shift_bank(self, bank: int, delta: int) -> None:
         self._core.shift_bank(bank, delta)
 
+    @_refusing("the bank cannot be exported", _BANKS)
     def export_bank(self, bank: int) -> bytes:
         return self._core.export_bank(bank)
 
+    @_refusing("the bank cannot be imported", f"{_BANKS}, and bytes")
     def import_bank(self, bank: int, data: bytes) -> None:
         self._core.import_bank(bank, data)
 
+    @_refusing("these logits cannot be read", "the number of a row of the last step")
     def logits(self, row: int) -> memoryview[float]:
         return memoryview(self._core.logits(row)).cast("f")
 
     def close(self) -> None:
         self._core.close()
-
-
-def _step_error(error: Exception) -> HeadraceError:
-    if isinstance(error, MemoryError):
-        return ModelError("no memory for this step's activations")
-    return ModelError(f"the batch does not fit the model: {error}")
