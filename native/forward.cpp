@@ -16,8 +16,7 @@ constexpr int kUnitTiles = 4;
 constexpr int kItemsPerThread = 16;
 constexpr int kHeadUnitTiles = 32;
 constexpr int kWidestPanelTokens = 16;
-// Up to this many tokens, each thread prepares all activations for itself:
-// cheaper than a barrier.
+// Up to this many tokens, each thread prepares all activations for itself: cheaper than a phase.
 constexpr int kPrivateTokens = 2;
 constexpr int kPhasesPerLayer = 10;
 constexpr int kMaxHeadState = 256 + 16;
@@ -30,16 +29,6 @@ int state_stride(const Shape& shape) { return shape.head_dim + 16; }
 size_t aligned(size_t n) { return (n + 63) / 64 * 64; }
 
 int units(int num_tiles, int unit_tiles) { return (num_tiles + unit_tiles - 1) / unit_tiles; }
-
-bool any_float(std::initializer_list<const Matrix*> matrices) {
-  return std::any_of(matrices.begin(), matrices.end(),
-                     [](const Matrix* m) { return m->traits->is_float; });
-}
-
-bool any_quantized(std::initializer_list<const Matrix*> matrices) {
-  return std::any_of(matrices.begin(), matrices.end(),
-                     [](const Matrix* m) { return !m->traits->is_float; });
-}
 
 // How a matrix product is divided: an item is a unit of rows times a group of
 // panels. All units pass over one group before the next, so that its
@@ -143,7 +132,7 @@ void Forward::reserve() {
   const size_t n = tokens_.size(), f = sizeof(float);
   work_.hidden.reserve(n * shape_.hidden * f);
   work_.queries.reserve(n * shape_.num_heads * shape_.head_dim * f);
-  work_.ffn.reserve(n * shape_.ffn * f);
+  work_.ffn.reserve(floats_offset(shape_.ffn) + n * shape_.ffn * f);
   work_.states.reserve(state_floats_ * f);
   work_.panels.reserve(floats_offset(widest_inputs_) + n * widest_inputs_ * f);
   work_.logits.reserve(logits_tokens_.size() * head_rows(model_) * f);
@@ -173,19 +162,19 @@ int Forward::run() {
 void Forward::body(int thread) {
   const Scratch mine = scratch(thread);
   int phase = 0;
-  embed(mine, phase);
+  embed(phase);
   for (int i = 0; i < shape_.num_layers; ++i) {
     const Layer& layer = model_.layers_[i];
     project_qkv(layer, i, mine, phase);
     attend(i, phase);
-    project_residual(layer.o, Source::kAttention, i, mine, phase);
-    project_ffn(layer, i, mine, phase);
-    project_residual(layer.down, Source::kFfn, i, mine, phase);
+    const Region attention = region(Source::kAttention, i, panels_, {&layer.o});
+    project_residual(layer.o, prepare(attention, mine, phase), mine, phase);
+    project_residual(layer.down, project_ffn(layer, i, mine, phase), mine, phase);
   }
   if (!logits_tokens_.empty()) project_logits(mine, phase);
 }
 
-void Forward::embed(const Scratch&, int& phase) {
+void Forward::embed(int& phase) {
   const Matrix& m = model_.embedding_;
   team_.each(phase++, panels_.num_tokens(), [&](int t) {
     const Span& s = *tokens_[t].span;
@@ -193,6 +182,18 @@ void Forward::embed(const Scratch&, int& phase) {
     unpack_row(*m.traits, m.tile(id / kLanes), id % kLanes, m.inputs,
                work_.hidden.as<float>() + static_cast<size_t>(t) * shape_.hidden);
   });
+}
+
+// What these matrices read: panels of int8, of floats, or of both.
+Forward::Region Forward::region(Source source, int layer, const Panels& panels,
+                                std::initializer_list<const Matrix*> matrices) const {
+  const auto is_float = [](const Matrix* m) { return m->traits->is_float; };
+  return {source,
+          layer,
+          &panels,
+          (*matrices.begin())->inputs,
+          !std::all_of(matrices.begin(), matrices.end(), is_float),
+          std::any_of(matrices.begin(), matrices.end(), is_float)};
 }
 
 // One token's inputs to a region's matrices, in its panel column.
@@ -215,9 +216,8 @@ void Forward::prepare_token(const Region& region, int token, const Scratch& mine
     case Source::kOutput:
       normalise(model_.output_norm_);
       break;
-    case Source::kFfn:
-      row = work_.ffn.as<float>() + static_cast<size_t>(t) * shape_.ffn;
-      break;
+    case Source::kFfn:  // filled where it is computed, by project_ffn()
+      return;
     case Source::kAttention: {
       const int stride = state_stride(shape_), dim = shape_.head_dim;
       for (int head = 0; head < shape_.num_heads; ++head) {
@@ -238,15 +238,22 @@ void Forward::prepare_token(const Region& region, int token, const Scratch& mine
     }
   }
   const Panels::Place place = panels->place(token);
-  const Panels::Panel& panel = (*panels)[place.panel];
-  if (quantized) {
-    uint8_t* at = out + static_cast<size_t>(panel.first) * (num_inputs / kBlock) * kPanelBytes;
-    kernels_.quantize(row, num_inputs, at, panel.width, place.lane);
+  fill(region, (*panels)[place.panel], place.lane, 0, num_inputs, row, out);
+}
+
+// Inputs [from, from + n) of one token, as the panel column that the region's matrices read.
+void Forward::fill(const Region& region, const Panels::Panel& panel, int lane, int from, int n,
+                   const float* row, uint8_t* out) const {
+  const size_t num_inputs = region.num_inputs;
+  if (region.quantized) {
+    const size_t block =
+        panel.first * (num_inputs / kBlock) + static_cast<size_t>(panel.width) * (from / kBlock);
+    kernels_.quantize(row, n, out + block * kPanelBytes, panel.width, lane);
   }
-  if (floats) {
-    auto* at = reinterpret_cast<float*>(out + floats_offset(num_inputs)) +
-               static_cast<size_t>(panel.first) * num_inputs;
-    kernels_.spread(row, num_inputs, at, panel.width, place.lane);
+  if (region.floats) {
+    auto* floats = reinterpret_cast<float*>(out + floats_offset(region.num_inputs));
+    const size_t at = panel.first * num_inputs + static_cast<size_t>(panel.width) * from;
+    kernels_.spread(row, n, floats + at, panel.width, lane);
   }
 }
 
@@ -286,10 +293,8 @@ void Forward::gemm(const Matrix& m, int tile, int num_tiles, const Panels::Panel
 // Queries, keys and values, a head at a time: bias, norm, rotation; keys and
 // values to their banks.
 void Forward::project_qkv(const Layer& layer, int index, const Scratch& mine, int& phase) {
-  const auto all = {&layer.q, &layer.k, &layer.v};
   Inputs inputs = prepare(
-      {Source::kAttentionNorm, index, &panels_, shape_.hidden, any_quantized(all), any_float(all)},
-      mine, phase);
+      region(Source::kAttentionNorm, index, panels_, {&layer.q, &layer.k, &layer.v}), mine, phase);
   const int head_tiles = shape_.head_dim / kLanes;
   const Items items(shape_.num_heads + 2 * shape_.num_kv_heads, shape_.hidden, panels_.count(),
                     team_.size());
@@ -383,12 +388,8 @@ void Forward::attend(int layer, int& phase) {
   });
 }
 
-// hidden += matrix x inputs, for the two projections that end in the residual
-// stream.
-void Forward::project_residual(const Matrix& m, Source source, int layer, const Scratch& mine,
-                               int& phase) {
-  Inputs inputs = prepare(
-      {source, layer, &panels_, m.inputs, !m.traits->is_float, m.traits->is_float}, mine, phase);
+// hidden += matrix x inputs, for the two projections that end in the residual stream.
+void Forward::project_residual(const Matrix& m, Inputs inputs, const Scratch& mine, int& phase) {
   const int unit_tiles = panels_.count() > 1 ? kUnitTiles : kUnitTiles / 2;
   const Items items(units(m.num_tiles, unit_tiles), m.inputs, panels_.count(), team_.size());
   team_.each(phase++, items.count(), [&](int i) {
@@ -408,17 +409,20 @@ void Forward::project_residual(const Matrix& m, Source source, int layer, const 
   });
 }
 
-void Forward::project_ffn(const Layer& layer, int index, const Scratch& mine, int& phase) {
-  const auto all = {&layer.gate, &layer.up};
-  Inputs inputs = prepare(
-      {Source::kFfnNorm, index, &panels_, shape_.hidden, any_quantized(all), any_float(all)}, mine,
-      phase);
+// silu(gate) * up, left as the panels that the down projection reads.
+Forward::Inputs Forward::project_ffn(const Layer& layer, int index, const Scratch& mine,
+                                     int& phase) {
+  Inputs inputs =
+      prepare(region(Source::kFfnNorm, index, panels_, {&layer.gate, &layer.up}), mine, phase);
+  const Region next = region(Source::kFfn, index, panels_, {&layer.down});
+  uint8_t* out = work_.ffn.data();
   const int num_tiles = layer.gate.num_tiles;
-  const Items items(units(num_tiles, kUnitTiles), shape_.hidden, panels_.count(), team_.size());
+  const int unit_tiles = panels_.count() > 1 ? kUnitTiles : kUnitTiles / 2;
+  const Items items(units(num_tiles, unit_tiles), shape_.hidden, panels_.count(), team_.size());
   team_.each(phase++, items.count(), [&](int i) {
     const uint8_t* x = inputs.get();
-    const int tile = items.unit(i) * kUnitTiles;
-    const int count = std::min(kUnitTiles, num_tiles - tile);
+    const int tile = items.unit(i) * unit_tiles;
+    const int count = std::min(unit_tiles, num_tiles - tile);
     const int width = count * kLanes;
     float* up = mine.tiles + kWidestPanelTokens * width;
     for (int p = items.first_panel(i); p < items.end_panel(i); ++p) {
@@ -426,19 +430,18 @@ void Forward::project_ffn(const Layer& layer, int index, const Scratch& mine, in
       gemm(layer.gate, tile, count, panel, x, mine.tiles, width);
       gemm(layer.up, tile, count, panel, x, up, width);
       for (int lane = 0; lane < panel.width; ++lane) {
-        float* out = work_.ffn.as<float>() + static_cast<size_t>(panel.first + lane) * shape_.ffn +
-                     tile * kLanes;
-        kernels_.silu_multiply(mine.tiles + lane * width, up + lane * width, width, out);
+        float* gate = mine.tiles + lane * width;
+        kernels_.silu_multiply(gate, up + lane * width, width, gate);
+        fill(next, panel, lane, tile * kLanes, width, gate, out);
       }
     }
   });
+  return {*this, next, mine, out, true};
 }
 
 void Forward::project_logits(const Scratch& mine, int& phase) {
   const Matrix& m = model_.head_.empty() ? model_.embedding_ : model_.head_;
-  Inputs inputs = prepare(
-      {Source::kOutput, 0, &logits_panels_, m.inputs, !m.traits->is_float, m.traits->is_float},
-      mine, phase);
+  Inputs inputs = prepare(region(Source::kOutput, 0, logits_panels_, {&m}), mine, phase);
   const int num_units = units(m.num_tiles, kHeadUnitTiles);
   const size_t stride = head_rows(model_);
   team_.each(phase++, num_units, [&](int i) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "model.hpp"
@@ -39,8 +40,8 @@ class Workspace {
  public:
   Buffer hidden;    // [tokens][hidden], the residual stream
   Buffer queries;   // [tokens][heads][head_dim]
-  Buffer ffn;       // [tokens][ffn]
-  Buffer states;    // partial attention, see Forward::state
+  Buffer ffn;       // panels of the down projection's activations
+  Buffer states;    // partial attention, see Forward::Token::state
   Buffer panels;    // activations of the widest matrix, all tokens
   Buffer logits;    // [rows][vocab rounded up to 16]
   Buffer private_;  // per thread: rows, panels of a few tokens, tiles' results
@@ -104,14 +105,17 @@ class Forward {
   void plan_attention();
   void reserve();
   void body(int thread);
-  void embed(const Scratch& mine, int& phase);
+  void embed(int& phase);
+  Region region(Source source, int layer, const Panels& panels,
+                std::initializer_list<const Matrix*> matrices) const;
+  void fill(const Region& region, const Panels::Panel& panel, int lane, int from, int n,
+            const float* row, uint8_t* out) const;
   Inputs prepare(const Region& region, const Scratch& mine, int& phase) const;
   void prepare_token(const Region& region, int token, const Scratch& mine, uint8_t* out) const;
   void project_qkv(const Layer& layer, int index, const Scratch& mine, int& phase);
   void attend(int layer, int& phase);
-  void project_residual(const Matrix& matrix, Source source, int layer, const Scratch& mine,
-                        int& phase);
-  void project_ffn(const Layer& layer, int index, const Scratch& mine, int& phase);
+  void project_residual(const Matrix& matrix, Inputs inputs, const Scratch& mine, int& phase);
+  Inputs project_ffn(const Layer& layer, int index, const Scratch& mine, int& phase);
   void project_logits(const Scratch& mine, int& phase);
   void store_head(const Layer& layer, int index, int kind, int head, int token, float* values);
   void gemm(const Matrix& m, int tile, int num_tiles, const Panels::Panel& panel,

@@ -105,6 +105,12 @@ void Team::run(int num_phases, const std::function<void(int)>& body) {
     inside_.fetch_or(kClosed, std::memory_order_acq_rel);
     wait_until(inside_, [](uint32_t inside) { return inside == kClosed; });
   }
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+void Team::keep(std::exception_ptr error) {
+  const std::lock_guard<std::mutex> lock(error_mutex_);
+  if (!error_) error_ = std::move(error);
 }
 
 void Team::work(int index) {

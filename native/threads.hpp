@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -38,17 +40,17 @@ class Team {
 
   int size() const { return num_threads_; }
 
-  // Runs body(thread index) on the caller, as index 0, and on every thread that
-  // comes in time; returns when all that came are done. The body is a row of at
-  // most `num_phases` each() calls, the same on every thread. Floating-point
-  // control is set to round-to-nearest without flushing meanwhile. `body` must
-  // not throw.
+  // Runs body(thread index) on the caller, as index 0, and on every thread that comes in time;
+  // returns when all that came have left. The body is a row of at most `num_phases` each() calls,
+  // the same on every thread, and throws nothing itself. Floating-point control is set to
+  // round-to-nearest without flushing meanwhile. The first exception of an item is thrown here,
+  // after all phases.
   void run(int num_phases, const std::function<void(int)>& body);
 
-  // Hands out items [0, num_items) of phase `phase` to the threads that ask,
-  // and returns when all are done, by whomever. A phase waits for its items,
-  // never for a thread: one that sleeps, or that lost its processor between
-  // items, holds up nobody. Only inside run(), phases ascending from 0.
+  // Hands out items [0, num_items) of phase `phase` to the threads that ask, and returns when all
+  // are done, by whomever. A phase waits for its items, not for threads: one that sleeps, or that
+  // lost its processor between items, holds up no phase (only the end of run(), once it is inside).
+  // Only inside run(), phases ascending from 0.
   template <class Item>
   void each(int phase, int num_items, const Item& item) {
     Phase& shared = phases_[phase];
@@ -56,7 +58,11 @@ class Team {
     for (;;) {
       const int i = shared.next.fetch_add(1, std::memory_order_relaxed);
       if (i >= num_items) break;
-      item(i);
+      try {
+        item(i);
+      } catch (...) {
+        keep(std::current_exception());
+      }
       ++num_done;
     }
     finish(shared, num_done, num_items);
@@ -73,6 +79,7 @@ class Team {
   bool enter();
   void leave();
   void finish(Phase& phase, int num_done, int num_items);
+  void keep(std::exception_ptr error);
 
   static constexpr uint32_t kClosed = 1u << 31;
 
@@ -85,6 +92,8 @@ class Team {
   alignas(64) std::atomic<uint32_t> round_{0};         // bumped to start a run
   alignas(64) std::atomic<uint32_t> inside_{kClosed};  // workers inside, and whether more may enter
   std::atomic<bool> stopping_{false};
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
 };
 
 // Processors this process may use: affinity, the cgroup's quota, one per physical core.

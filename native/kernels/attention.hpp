@@ -18,9 +18,10 @@ struct PartitionScores {
   alignas(64) float weight[kMaxQueryRows][kPartition];
 };
 
-// Scores of R rows against one bank: 32 keys, two lane groups.
+// Scores of R rows, whose queries lie as [dimension][R], against one bank: 32 keys, two lane
+// groups.
 template <int R>
-inline void score_bank(const float* const* query, const uint16_t* keys, const uint16_t* next_keys,
+inline void score_bank(const float* queries, const uint16_t* keys, const uint16_t* next_keys,
                        const uint16_t* values, int head_dim, float (*scores)[kPartition],
                        int column) {
   F acc[R][2];
@@ -33,7 +34,7 @@ inline void score_bank(const float* const* query, const uint16_t* keys, const ui
     const F k0 = load_half(keys + 16 * d), k1 = load_half(next + 16 * d);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const F q = broadcast(query[r][d]);
+      const F q = broadcast(queries[d * R + r]);
       acc[r][0] = fma(q, k0, acc[r][0]);
       acc[r][1] = fma(q, k1, acc[r][1]);
     }
@@ -66,11 +67,40 @@ inline void soften(float* scores, int num_columns, int visible, float* max_out, 
   *sum_out = sum(total);
 }
 
-// C x 16 dimensions of R rows' weighted values over the partition's keys, ascending.
+// Which keys of one partition R rows may see; all counts are from the partition's first key.
+template <int R>
+struct Part {
+  int visible[R];
+  int num_keys;    // seen by some row
+  int num_common;  // seen by every row
+  int first_bank;  // of the partition
+  int final_bank;  // of all that the rows may see
+};
+
+template <int R>
+inline Part<R> part_of(const AttentionTask& task, int row, int partition) {
+  const int start = partition * kPartition;
+  Part<R> part;
+  int most = 0, least = kPartition;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const int n = task.visible[row + r] - start;
+    part.visible[r] = n;
+    most = n > most ? n : most;
+    least = n < least ? n : least;
+  }
+  part.num_keys = most < kPartition ? most : kPartition;
+  part.num_common = least > 0 ? least : 0;
+  part.first_bank = start / kBankSize;
+  part.final_bank = (start + most - 1) / kBankSize;
+  return part;
+}
+
+// C x 16 dimensions of R rows' weighted values over the partition's keys, ascending. A row never
+// touches a key that it may not see: zero times a broken neighbour's NaN would be NaN.
 template <int R, int C>
-inline void gather_values(const float (*weights)[kPartition], int num_keys,
-                          const AttentionTask& task, int first_bank, int final_bank, int from,
-                          float (*out)[kMaxHeadDim]) {
+inline void gather_values(const float (*weights)[kPartition], const AttentionTask& task,
+                          const Part<R>& part, int from, float (*out)[kMaxHeadDim]) {
   const int head_dim = task.head_dim;
   F acc[R][C];
 #pragma GCC unroll 16
@@ -78,13 +108,16 @@ inline void gather_values(const float (*weights)[kPartition], int num_keys,
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) acc[r][c] = zero();
   }
-  for (int first_key = 0; first_key < num_keys; first_key += kBankSize) {
-    const int bank = first_bank + first_key / kBankSize;
+  for (int first_key = 0; first_key < part.num_keys; first_key += kBankSize) {
+    const int bank = part.first_bank + first_key / kBankSize;
     const uint16_t* values = values_of(task, bank) + from;
     const int later = bank + kBanksPerPartition;
-    const uint16_t* ahead = keys_of(task, later < final_bank ? later : final_bank) + from;
-    const int n = num_keys - first_key < kBankSize ? num_keys - first_key : kBankSize;
-    for (int j = 0; j < n; ++j, values += head_dim, ahead += head_dim) {
+    const uint16_t* ahead = keys_of(task, later < part.final_bank ? later : part.final_bank) + from;
+    const int last_key = first_key + kBankSize;
+    const int end = part.num_keys < last_key ? part.num_keys : last_key;
+    const int common = part.num_common < end ? part.num_common : end;
+    int key = first_key;
+    for (; key < common; ++key, values += head_dim, ahead += head_dim) {
 #pragma GCC unroll 2
       for (int c = 0; c < C; c += 2) __builtin_prefetch(ahead + 16 * c);
       F v[C];
@@ -92,9 +125,18 @@ inline void gather_values(const float (*weights)[kPartition], int num_keys,
       for (int c = 0; c < C; ++c) v[c] = load_half(values + 16 * c);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const F w = broadcast(weights[r][first_key + j]);
+        const F w = broadcast(weights[r][key]);
 #pragma GCC unroll 4
         for (int c = 0; c < C; ++c) acc[r][c] = fma(w, v[c], acc[r][c]);
+      }
+    }
+    for (; key < end; ++key, values += head_dim) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        if (key >= part.visible[r]) continue;
+        const F w = broadcast(weights[r][key]);
+#pragma GCC unroll 4
+        for (int c = 0; c < C; ++c) acc[r][c] = fma(w, load_half(values + 16 * c), acc[r][c]);
       }
     }
   }
@@ -133,42 +175,32 @@ void finish(const float* state, int head_dim, float* out) {
 
 template <int R>
 inline void attend_partition(const AttentionTask& task, int row, int partition,
-                             PartitionScores& scores) {
-  const int start = partition * kPartition;
-  int num_visible = 0;
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    num_visible = task.visible[row + r] > num_visible ? task.visible[row + r] : num_visible;
-  }
-  if (num_visible <= start) return;
-  const int num_keys = num_visible - start < kPartition ? num_visible - start : kPartition;
-  const int final_bank = (num_visible - 1) / kBankSize;
-  const int first_bank = start / kBankSize;
-  const int last_bank = first_bank + (num_keys - 1) / kBankSize;
+                             const float* queries, PartitionScores& scores) {
+  const Part<R> part = part_of<R>(task, row, partition);
+  if (part.num_keys <= 0) return;
+  const int last_bank = part.first_bank + (part.num_keys - 1) / kBankSize;
   int columns = 0;
-  for (int bank = first_bank; bank <= last_bank; ++bank, columns += kBankSize) {
+  for (int bank = part.first_bank; bank <= last_bank; ++bank, columns += kBankSize) {
     // While keys are read, this bank's values and the next bank's keys are on their way; while
     // values are read, the next partition's keys.
     const uint16_t* next_keys = keys_of(task, bank < last_bank ? bank + 1 : bank);
-    score_bank<R>(task.query + row, keys_of(task, bank), next_keys, values_of(task, bank),
-                  task.head_dim, scores.weight, columns);
+    score_bank<R>(queries, keys_of(task, bank), next_keys, values_of(task, bank), task.head_dim,
+                  scores.weight, columns);
   }
   float most[R], total[R];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    soften(scores.weight[r], columns, task.visible[row + r] - start, &most[r], &total[r]);
+    soften(scores.weight[r], columns, part.visible[r], &most[r], &total[r]);
   }
   alignas(64) float values[R][kMaxHeadDim];
   constexpr int C = R <= 6 ? 4 : 2;
   int d = 0;
   for (; d + 16 * C <= task.head_dim; d += 16 * C) {
-    gather_values<R, C>(scores.weight, num_keys, task, first_bank, final_bank, d, values);
+    gather_values<R, C>(scores.weight, task, part, d, values);
   }
-  for (; d < task.head_dim; d += 16) {
-    gather_values<R, 1>(scores.weight, num_keys, task, first_bank, final_bank, d, values);
-  }
+  for (; d < task.head_dim; d += 16) gather_values<R, 1>(scores.weight, task, part, d, values);
   for (int r = 0; r < R; ++r) {
-    if (task.visible[row + r] <= start) continue;
+    if (part.visible[r] <= 0) continue;
     float* state = task.state[row + r];
     if (partition == task.first_partition) {
       __builtin_memcpy(state, values[r], sizeof(float) * task.head_dim);
@@ -183,8 +215,13 @@ inline void attend_partition(const AttentionTask& task, int row, int partition,
 template <int R>
 void attend_rows(const AttentionTask& task, int row) {
   PartitionScores scores;
+  // Queries as [dimension][R]: one base address for all rows of the inner loop.
+  alignas(64) float queries[kMaxHeadDim * R];
+  for (int r = 0; r < R; ++r) {
+    for (int d = 0; d < task.head_dim; ++d) queries[d * R + r] = task.query[row + r][d];
+  }
   for (int p = 0; p < task.num_partitions; ++p) {
-    attend_partition<R>(task, row, task.first_partition + p, scores);
+    attend_partition<R>(task, row, task.first_partition + p, queries, scores);
   }
 }
 

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cfenv>
 #include <chrono>
+#include <stdexcept>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -125,6 +126,33 @@ HEADRACE_TEST(team_does_not_wait_for_latecomers) {
       is_over = true;
     });
     CHECK(done == 200);
+  }
+}
+
+// An item that throws ends the run with its exception, after all other items, and harms no later
+// run.
+HEADRACE_TEST(team_throws_what_an_item_throws) {
+  for (int n = 1; n <= 4; ++n) {
+    Team team(n);
+    for (int round = 0; round < rounds(50); ++round) {
+      std::atomic<int> done{0};
+      bool thrown = false;
+      try {
+        team.run(2, [&](int) {
+          team.each(0, 9, [&](int i) {
+            ++done;
+            if (i % 3 == 1) throw std::runtime_error("item");
+          });
+          team.each(1, 5, [&](int) { ++done; });
+        });
+      } catch (const std::runtime_error&) {
+        thrown = true;
+      }
+      CHECK(thrown);
+      CHECK(done == 14);
+      team.run(1, [&](int) { team.each(0, 3, [&](int) { ++done; }); });
+      CHECK(done == 17);
+    }
   }
 }
 
