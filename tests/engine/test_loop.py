@@ -7,9 +7,17 @@ import pytest
 from headrace.engine.engine import EngineConfig
 from headrace.engine.grammar import GrammarState
 from headrace.engine.request import Request
-from headrace.engine.scheduler import SchedulerConfig
+from headrace.engine.scheduler import Scheduler, SchedulerConfig
+from headrace.engine.sequence import Sequence
 from headrace.engine.stream import Generation
-from headrace.errors import EngineClosed, GenerationFailed, InvalidRequest, ModelError
+from headrace.engine.voice import Voice
+from headrace.errors import (
+    EngineClosed,
+    GenerationFailed,
+    HeadraceError,
+    InvalidRequest,
+    ModelError,
+)
 from headrace.events import Delta, Event, Failed, Finished, Started, fold
 from headrace.testing import END_ID, FakeModel, FakeTokenizer, FaultyModel, ManualEngine, saying
 
@@ -471,6 +479,51 @@ class TestTheEnd:
         model = FakeModel()
         ManualEngine(model).close()
         assert model.is_closed
+
+    def test_one_whose_last_words_fail_takes_nobody_along(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = FakeModel()
+        engine = ManualEngine(model, POOL)
+        running = [ask(engine, ignore_eos=True) for _ in range(3)]
+        engine.step()
+        broken = next(iter(engine._loop._voices.values()))
+
+        def fail(voice: Voice, error: HeadraceError, now: float) -> list[Event]:
+            if voice is broken:
+                raise RuntimeError("no last words")
+            return fail_as_ever(voice, error, now)
+
+        fail_as_ever = Voice.fail
+        monkeypatch.setattr(Voice, "fail", fail)
+        engine.close()
+        for generation in running:
+            last = generation.ready()[-1]
+            assert isinstance(last, Failed)
+            assert isinstance(last.error, EngineClosed)
+        assert model.is_closed
+
+    @pytest.mark.parametrize("leaves", [True, False])
+    def test_one_end_though_the_scheduler_breaks(
+        self, monkeypatch: pytest.MonkeyPatch, leaves: bool
+    ) -> None:
+        engine = ManualEngine(saying_text("abc"), POOL)
+        generation = ask(engine, max_tokens=1 if not leaves else 3)
+        other = ask(engine, ignore_eos=True)
+        if leaves:
+            engine.step()
+            generation.cancel()
+
+        def cancel(scheduler: Scheduler, sequence: Sequence) -> None:
+            raise RuntimeError("a bug in the scheduler")
+
+        monkeypatch.setattr(Scheduler, "cancel", cancel)
+        with pytest.raises(RuntimeError, match="a bug in the scheduler"):
+            engine.run_until_idle()
+        engine.close()
+        for one in (generation, other):
+            events = one.ready()
+            assert_well_formed(events)
 
     def test_dropping_the_engine_closes_it(self) -> None:
         model = FakeModel()

@@ -125,7 +125,7 @@ class EngineLoop:
         self._inbox.close("the engine is closed")
         now = self._clock()
         for voice in self._voices.values():
-            self._post(voice.submission, *voice.fail(EngineClosed(self._inbox.closed_because), now))
+            self._bury(voice, now)
         for command in self._inbox.drain():
             if isinstance(command, Submit):
                 for choice in range(command.submission.request.n):
@@ -133,8 +133,22 @@ class EngineLoop:
                     self._refuse(command.submission, choice, error)
         self._voices.clear()
         self._jobs.clear()
-        self._outbox.flush()
-        self._model.close()
+        try:
+            self._outbox.flush()
+        finally:
+            self._model.close()
+
+    def _bury(self, voice: Voice, now: float) -> None:
+        """The terminal event of a choice, whose last words may fail; its reader is told then too,
+        and so are all others."""
+        error = EngineClosed(self._inbox.closed_because)
+        try:
+            words = voice.fail(error, now)
+        except Exception:
+            _log.exception("the last words of a choice were lost")
+            self._refuse(voice.submission, voice.choice, error)
+        else:
+            self._post(voice.submission, *words)
 
     def _obey(self, commands: list[Command]) -> None:
         for command in commands:
@@ -273,13 +287,16 @@ class EngineLoop:
 
     def _end(self, voice: Voice, last_words: list[Event]) -> None:
         """Everything that a choice holds is free or cached when this returns."""
-        self._post(voice.submission, *last_words)
-        self._scheduler.cancel(voice.sequence)
+        # Off the list first: should the rest fail, the burial has no second end for this choice.
         del self._voices[voice.sequence.id]
-        voices = self._jobs[voice.submission.reader]
-        voices.remove(voice)
-        if not voices:
-            self._forget(voice.submission)
+        try:
+            self._scheduler.cancel(voice.sequence)
+            voices = self._jobs[voice.submission.reader]
+            voices.remove(voice)
+            if not voices:
+                self._forget(voice.submission)
+        finally:
+            self._post(voice.submission, *last_words)
 
     def _refuse(self, submission: Submission, choice: int, error: HeadraceError) -> None:
         """The terminal event of a choice that never had a voice."""
