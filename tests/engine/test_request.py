@@ -1,3 +1,4 @@
+from array import array
 from typing import Any
 
 import pytest
@@ -106,9 +107,26 @@ def test_top_logprobs_need_logprobs() -> None:
         ({"messages": [{"content": "hello"}]}, "messages[0].role"),
         ({"token_ids": []}, "token_ids"),
         ({"prompt": b"a"}, "prompt"),
+        ({"token_ids": 5}, "token_ids"),
+        ({"token_ids": "12"}, "token_ids"),
+        ({"token_ids": b"12"}, "token_ids"),
+        ({"token_ids": {1: 2}}, "token_ids"),
+        ({"token_ids": {1, 2}}, "token_ids"),
+        ({"token_ids": (i for i in range(3))}, "token_ids"),
+        ({"token_ids": [1, 2.0]}, "token_ids[1]"),
+        ({"token_ids": [True]}, "token_ids[0]"),
+        ({"token_ids": [1, "2"]}, "token_ids[1]"),
+        ({"token_ids": [1, None]}, "token_ids[1]"),
+        ({"token_ids": [-1]}, "token_ids[0]"),
+        ({"token_ids": [0, 2**31]}, "token_ids[1]"),
     ],
 )
 def test_exactly_one_usable_prompt(given: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         Request(**given)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize("token_ids", [[0, 2**31 - 1], (1,), range(3), array("i", [1])])
+def test_token_ids_of_any_sequence(token_ids: Any) -> None:
+    assert list(Request(token_ids=token_ids).token_ids or ()) == list(token_ids)

@@ -8,9 +8,10 @@ Field names are those of the wire, so that an error that names a field names it 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 from headrace.engine.grammar import Grammar
 from headrace.errors import InvalidRequest
@@ -112,8 +113,34 @@ def _check_prompt(request: Request) -> None:
         _check_messages(request.messages)
     if request.prompt is not None and not isinstance(request.prompt, str):
         raise _wrong("prompt", request.prompt, "a string")
-    if request.token_ids is not None and len(request.token_ids) == 0:
+    if request.token_ids is not None:
+        _check_token_ids(request.token_ids)
+
+
+def _check_token_ids(token_ids: Sequence[int]) -> None:
+    """A sequence of numbers, none of which is out of any model's range."""
+    # Not `Sequence`: array.array and NumPy arrays hold token ids too, and are none.
+    if isinstance(token_ids, (str, bytes, bytearray, Mapping)) or not hasattr(
+        token_ids, "__getitem__"
+    ):
+        raise _wrong("token_ids", token_ids, "a list of token ids")
+    if len(token_ids) == 0:
         raise InvalidRequest("`token_ids` is empty; it needs at least one token", param="token_ids")
+    for position, token in enumerate(token_ids):
+        if not _is_token_id(token):
+            raise _wrong(
+                f"token_ids[{position}]", token, "a token id, a whole number of at least 0"
+            )
+
+
+def _is_token_id(token: object) -> bool:
+    """Whole numbers of any type, as NumPy's; but true and false are none."""
+    if isinstance(token, bool) or not isinstance(token, SupportsIndex):
+        return False
+    try:
+        return 0 <= operator.index(token) < 2**31
+    except TypeError:
+        return False
 
 
 def _check_messages(messages: Sequence[Message]) -> None:
