@@ -13,8 +13,84 @@ constexpr const char* kNan = "the model's output is not a number";
 constexpr const char* kMasked = "no token is allowed here";
 // Sums run over chunks of this many weights, in order.
 constexpr int kChunk = 1024;
-// Below any weight but zero, which no draw may give.
-constexpr float kLeastWeight = 0x1p-61f;
+
+// A logit's place in descending order, equal for equal logits.
+uint32_t place(float logit) {
+  const float x = logit + 0.0f;  // zeros lose their sign
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits ^ (((bits >> 31) - 1) & 0x7FFFFFFFu);  // turns positive ones round; no branch
+}
+
+// Better first: greater logit, then lower id. A number that sorts so.
+uint64_t rank(float logit, int id) {
+  return uint64_t{place(logit)} << 32 | static_cast<uint32_t>(id);
+}
+
+// The rank of the last of the fewest best tokens whose amounts reach `wanted` (of all tokens, if
+// they do not). Tokens without weight have none. Found digit by digit of the place, from
+// sums of amounts with the same digit, each in order of id: nothing is sorted.
+template <class Amount>
+uint64_t last_of_best(const float* weights, const float* logits, int vocab, double wanted,
+                      Amount amount) {
+  constexpr int kDigit = 11, kDigits = 1 << kDigit;
+  uint32_t known = 0, mask = 0;
+  double before = 0;
+  for (int shift = 22; shift >= 0; shift -= kDigit) {
+    double amounts[kDigits] = {};
+    for (int i = 0; i < vocab; ++i) {
+      if (weights[i] == 0.0f) continue;
+      const uint32_t at = place(logits[i]);
+      amounts[at >> shift & (kDigits - 1)] += (at & mask) == known ? amount(weights[i]) : 0.0;
+    }
+    int digit = -1;
+    for (int d = 0; d < kDigits; ++d) {
+      if (amounts[d] == 0) continue;
+      if (digit >= 0) before += amounts[digit];
+      digit = d;
+      if (before + amounts[d] >= wanted) break;
+    }
+    known |= static_cast<uint32_t>(std::max(0, digit)) << shift;
+    mask |= static_cast<uint32_t>(kDigits - 1) << shift;
+  }
+  int last = 0;
+  for (int i = 0; i < vocab; ++i) {
+    if (weights[i] == 0.0f || place(logits[i]) != known) continue;
+    last = i;
+    before += amount(weights[i]);
+    if (before >= wanted) break;
+  }
+  return uint64_t{known} << 32 | static_cast<uint32_t>(last);
+}
+
+// Takes the weight of most that cannot be among the fewest best tokens whose amounts reach
+// `wanted`: those of less than half a weight that suffices. It only saves time.
+template <class Amount>
+void drop_lightest(float* weights, int vocab, double wanted, Amount amount) {
+  constexpr float kLeastWeight = 0x1p-61f;  // but for zero
+  double reached = 0;
+  float least = 0x1p-3f;
+  for (; least > kLeastWeight; least *= 0x1p-6f) {
+    reached = 0;
+    for (int i = 0; i < vocab; ++i) reached += weights[i] >= least ? amount(weights[i]) : 0.0;
+    if (reached >= wanted) break;
+  }
+  if (reached < wanted) return;
+  for (int i = 0; i < vocab; ++i) weights[i] = weights[i] < 0.5f * least ? 0.0f : weights[i];
+}
+
+// Takes the weight of all tokens but those up to `last`.
+void keep(float* weights, const float* logits, int vocab, uint64_t last) {
+  for (int i = 0; i < vocab; ++i) {
+    weights[i] = rank(logits[i], i) > last ? 0.0f : weights[i];
+  }
+}
+
+double sum(const float* weights, int vocab) {
+  double total = 0;
+  for (int i = 0; i < vocab; ++i) total += weights[i];
+  return total;
+}
 
 // Better first: greater logit, then lower id.
 struct Better {
@@ -139,12 +215,10 @@ int Sampler::draw(const Kernels& kernels, const float* logits, int vocab, float 
     return draw_any(kernels, logits, vocab, greatest, u, weights);
   }
   const float scale = kLog2E / settings_.temperature;
-  double total = 0;
   for (int i = 0; i < vocab; i += kChunk) {
-    total += kernels.softmax_weights(logits + i, std::min(kChunk, vocab - i), greatest, scale,
-                                     weights + i);
+    kernels.softmax_weights(logits + i, std::min(kChunk, vocab - i), greatest, scale, weights + i);
   }
-  return draw_best(weights, logits, vocab, total, u);
+  return draw_best(weights, logits, vocab, u);
 }
 
 // Inverse of the cumulative weights in id order.
@@ -179,47 +253,31 @@ int Sampler::draw_any(const Kernels& kernels, const float* logits, int vocab, fl
 }
 
 // A draw among the best tokens: top-k, then min-p, then the smallest set that reaches top-p of what
-// is left. Candidates are collected above a falling threshold, so that few are ever sorted.
-int Sampler::draw_best(const float* weights, const float* logits, int vocab, double total,
-                       double u) const {
-  const size_t limit = settings_.top_k > 0 ? std::min<size_t>(settings_.top_k, vocab) : vocab;
-  const bool whole = settings_.top_k <= 0;
-  std::vector<int32_t> ids;
-  float threshold = 0x1p-7f;
-  for (;;) {
-    ids.clear();
-    double mass = 0;
-    for (int i = 0; i < vocab; ++i) {
-      if (weights[i] >= threshold) {
-        ids.push_back(i);
-        mass += weights[i];
-      }
-    }
-    const bool enough = ids.size() >= limit || settings_.min_p >= threshold ||
-                        (whole && settings_.min_p <= 0 && mass >= settings_.top_p * total);
-    if (enough || threshold == kLeastWeight) break;
-    threshold = std::max(kLeastWeight, threshold * 0x1p-7f);
+// is left. The tokens that remain are drawn from in id order, like all tokens.
+int Sampler::draw_best(float* weights, const float* logits, int vocab, double u) const {
+  if (settings_.top_k > 0 && settings_.top_k < vocab) {
+    const auto one = [](float weight) { return weight == 0.0f ? 0.0 : 1.0; };
+    drop_lightest(weights, vocab, settings_.top_k, one);
+    keep(weights, logits, vocab, last_of_best(weights, logits, vocab, settings_.top_k, one));
   }
-  std::sort(ids.begin(), ids.end(), Better{logits});
-  if (ids.size() > limit) ids.resize(limit);
-  double kept_total = 0;
-  size_t kept = 0;
-  for (const int32_t id : ids) {
-    if (kept > 0 && weights[id] < settings_.min_p) break;
-    kept_total += weights[id];
-    ++kept;
+  const float least = std::min(settings_.min_p, 1.0f);  // the best token weighs 1
+  for (int i = 0; i < vocab; ++i) {
+    weights[i] = weights[i] < least ? 0.0f : weights[i];
   }
-  // Without top-k or min-p, the nucleus is a share of all tokens' weight.
-  const double nucleus = settings_.top_p * (whole && settings_.min_p <= 0 ? total : kept_total);
-  double mass = 0;
-  size_t end = 0;
-  while (end < kept && (end == 0 || mass < nucleus)) mass += weights[ids[end++]];
-  double rest = u * mass;
-  for (size_t i = 0; i < end; ++i) {
-    rest -= weights[ids[i]];
-    if (rest < 0) return ids[i];
+  if (settings_.top_p < 1.0f) {
+    const auto itself = [](float weight) { return static_cast<double>(weight); };
+    const double nucleus = settings_.top_p * sum(weights, vocab);
+    drop_lightest(weights, vocab, nucleus, itself);
+    keep(weights, logits, vocab, last_of_best(weights, logits, vocab, nucleus, itself));
   }
-  return ids[end - 1];
+  double rest = u * sum(weights, vocab);
+  int last = -1;
+  for (int i = 0; i < vocab; ++i) {
+    last = weights[i] == 0.0f ? last : i;
+    rest -= weights[i];
+    if (rest < 0) break;
+  }
+  return last;
 }
 
 }  // namespace headrace

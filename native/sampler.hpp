@@ -43,7 +43,9 @@ class Sampler {
   void observe(const int32_t* tokens, size_t n, bool is_prompt);
 
   // `logits` are those of the model, `mask` a bit per token or null; `scratch` holds `vocab` floats
-  // twice. Log-probabilities are of the unmodified logits.
+  // twice. Log-probabilities are of the unmodified logits. The token drawn is the one at which the
+  // weights of those that top-k, min-p and top-p leave, added up in id order, pass uniform() of
+  // their sum. The time is linear in `vocab`, whatever they leave.
   Sampled sample(const Kernels& kernels, const float* logits, int vocab, uint64_t position,
                  const uint32_t* mask, float* scratch) const;
 
@@ -58,7 +60,7 @@ class Sampler {
            uint64_t position, float* weights) const;
   int draw_any(const Kernels& kernels, const float* logits, int vocab, float greatest, double u,
                float* weights) const;
-  int draw_best(const float* weights, const float* logits, int vocab, double total, double u) const;
+  int draw_best(float* weights, const float* logits, int vocab, double u) const;
 
   SamplerSettings settings_;
   bool penalises_ = false;

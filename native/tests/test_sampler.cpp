@@ -50,6 +50,7 @@ Choice naive_choice(const SamplerSettings& s, const std::vector<float>& logits) 
     size_t end = 0;
     while (end < c.ids.size() && (end == 0 || mass < s.top_p * kept)) mass += weight[c.ids[end++]];
     c.ids.resize(end);
+    std::sort(c.ids.begin(), c.ids.end());
   }
   for (const int id : c.ids) {
     c.weights.push_back(weight[id]);
@@ -76,8 +77,9 @@ std::vector<float> random_logits(int vocab, Random& random) {
   return logits;
 }
 
-void check_draws(SamplerSettings settings, int vocab, int num_draws, Random& random) {
-  const auto logits = random_logits(vocab, random);
+void check_draws_from(const std::vector<float>& logits, SamplerSettings settings, int num_draws,
+                      Random& random) {
+  const int vocab = static_cast<int>(logits.size());
   const Choice choice = naive_choice(settings, logits);
   for (int i = 0; i < num_draws; ++i) {
     settings.seed = random.bits();
@@ -91,6 +93,10 @@ void check_draws(SamplerSettings settings, int vocab, int num_draws, Random& ran
                 "temperature", settings.temperature, "u", u, "token", got.token);
     });
   }
+}
+
+void check_draws(const SamplerSettings& settings, int vocab, int num_draws, Random& random) {
+  check_draws_from(random_logits(vocab, random), settings, num_draws, random);
 }
 
 SamplerSettings at_temperature(float temperature) {
@@ -120,6 +126,33 @@ HEADRACE_TEST(sampler_truncates_as_defined) {
     if (kinds & 2) s.top_p = 0.02f + 0.97f * static_cast<float>(random.unit());
     if (kinds & 4) s.min_p = 0.3f * static_cast<float>(random.unit());
     check_draws(s, 2 + random.below(3000), 3, random);
+  }
+}
+
+// Few distinct logits, zeros of both signs among them: what is kept ends among equals, by id.
+HEADRACE_TEST(sampler_truncates_among_equals) {
+  Random random(46);
+  const float values[] = {-3.0f, -0.5f, -0.0f, 0.0f, 0.5f, 2.0f};
+  for (int round = 0; round < (quick() ? 20 : 300); ++round) {
+    std::vector<float> logits(2 + random.below(2000));
+    const int first = random.below(6), num_values = 1 + random.below(6 - first);
+    for (float& x : logits) x = values[first + random.below(num_values)];
+    SamplerSettings s = at_temperature(0.5f + 2.0f * static_cast<float>(random.unit()));
+    if (round % 2) s.top_k = 1 + random.below(static_cast<int>(logits.size()));
+    // Never where the mass of whole tokens ends: a rounded sum could fall on either side.
+    if (round % 2 == 0) s.top_p = 0.123457f + 0.8f * static_cast<float>(random.unit());
+    check_draws_from(logits, s, 5, random);
+  }
+}
+
+// A wide nucleus of a large vocabulary.
+HEADRACE_TEST(sampler_truncates_large_vocabularies) {
+  Random random(47);
+  for (const int top_k : {0, 50, 40'000}) {
+    SamplerSettings s = at_temperature(2.0f);
+    s.top_k = top_k;
+    s.top_p = 0.99f;
+    check_draws(s, quick() ? 10'000 : 150'000, 5, random);
   }
 }
 

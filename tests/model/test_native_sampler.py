@@ -147,7 +147,8 @@ def candidates(x: np.ndarray, s: SamplingSettings) -> tuple[np.ndarray, np.ndarr
     if s.top_p < 1:
         distance = min(distance, np.abs(before - s.top_p).min())
         order, shares = order[before < s.top_p], shares[before < s.top_p]
-    return order, shares / shares.sum(), float(distance)
+    by_id = np.argsort(order)
+    return order[by_id], shares[by_id] / shares.sum(), float(distance)
 
 
 def reference(x: np.ndarray, s: SamplingSettings, position: int) -> tuple[int, float]:
