@@ -13,6 +13,8 @@ constexpr const char* kNan = "the model's output is not a number";
 constexpr const char* kMasked = "no token is allowed here";
 // Sums run over chunks of this many weights, in order.
 constexpr int kChunk = 1024;
+// Where candidates are looked for, in turn. The last is below any weight but zero.
+constexpr float kThresholds[] = {0x1p-7f, 0x1p-14f, 0x1p-28f, 0x1p-61f};
 
 // A logit's place in descending order, equal for equal logits.
 uint32_t place(float logit) {
@@ -27,21 +29,19 @@ uint64_t rank(float logit, int id) {
   return uint64_t{place(logit)} << 32 | static_cast<uint32_t>(id);
 }
 
-// The rank of the last of the fewest best tokens whose amounts reach `wanted` (of all tokens, if
-// they do not). Tokens without weight have none. Found digit by digit of the place, from
-// sums of amounts with the same digit, each in order of id: nothing is sorted.
+// Keeps the fewest best tokens whose amounts reach `wanted`; all, if they do not. The last one's rank
+// is found digit by digit of its place, from sums of amounts with the same digit, each in order of
+// id: nothing is sorted. `ids` ascend before and after.
 template <class Amount>
-uint64_t last_of_best(const float* weights, const float* logits, int vocab, double wanted,
-                      Amount amount) {
+void keep_best(std::vector<int32_t>& ids, const float* logits, double wanted, Amount amount) {
   constexpr int kDigit = 11, kDigits = 1 << kDigit;
   uint32_t known = 0, mask = 0;
   double before = 0;
   for (int shift = 22; shift >= 0; shift -= kDigit) {
     double amounts[kDigits] = {};
-    for (int i = 0; i < vocab; ++i) {
-      if (weights[i] == 0.0f) continue;
-      const uint32_t at = place(logits[i]);
-      amounts[at >> shift & (kDigits - 1)] += (at & mask) == known ? amount(weights[i]) : 0.0;
+    for (const int32_t id : ids) {
+      const uint32_t at = place(logits[id]);
+      if ((at & mask) == known) amounts[at >> shift & (kDigits - 1)] += amount(id);
     }
     int digit = -1;
     for (int d = 0; d < kDigits; ++d) {
@@ -53,43 +53,15 @@ uint64_t last_of_best(const float* weights, const float* logits, int vocab, doub
     known |= static_cast<uint32_t>(std::max(0, digit)) << shift;
     mask |= static_cast<uint32_t>(kDigits - 1) << shift;
   }
-  int last = 0;
-  for (int i = 0; i < vocab; ++i) {
-    if (weights[i] == 0.0f || place(logits[i]) != known) continue;
-    last = i;
-    before += amount(weights[i]);
+  int32_t last = 0;
+  for (const int32_t id : ids) {
+    if (place(logits[id]) != known) continue;
+    last = id;
+    before += amount(id);
     if (before >= wanted) break;
   }
-  return uint64_t{known} << 32 | static_cast<uint32_t>(last);
-}
-
-// Takes the weight of most that cannot be among the fewest best tokens whose amounts reach
-// `wanted`: those of less than half a weight that suffices. It only saves time.
-template <class Amount>
-void drop_lightest(float* weights, int vocab, double wanted, Amount amount) {
-  constexpr float kLeastWeight = 0x1p-61f;  // but for zero
-  double reached = 0;
-  float least = 0x1p-3f;
-  for (; least > kLeastWeight; least *= 0x1p-6f) {
-    reached = 0;
-    for (int i = 0; i < vocab; ++i) reached += weights[i] >= least ? amount(weights[i]) : 0.0;
-    if (reached >= wanted) break;
-  }
-  if (reached < wanted) return;
-  for (int i = 0; i < vocab; ++i) weights[i] = weights[i] < 0.5f * least ? 0.0f : weights[i];
-}
-
-// Takes the weight of all tokens but those up to `last`.
-void keep(float* weights, const float* logits, int vocab, uint64_t last) {
-  for (int i = 0; i < vocab; ++i) {
-    weights[i] = rank(logits[i], i) > last ? 0.0f : weights[i];
-  }
-}
-
-double sum(const float* weights, int vocab) {
-  double total = 0;
-  for (int i = 0; i < vocab; ++i) total += weights[i];
-  return total;
+  const uint64_t end = uint64_t{known} << 32 | static_cast<uint32_t>(last);
+  std::erase_if(ids, [&](int32_t id) { return rank(logits[id], id) > end; });
 }
 
 // Better first: greater logit, then lower id.
@@ -215,10 +187,12 @@ int Sampler::draw(const Kernels& kernels, const float* logits, int vocab, float 
     return draw_any(kernels, logits, vocab, greatest, u, weights);
   }
   const float scale = kLog2E / settings_.temperature;
+  double total = 0;
   for (int i = 0; i < vocab; i += kChunk) {
-    kernels.softmax_weights(logits + i, std::min(kChunk, vocab - i), greatest, scale, weights + i);
+    total += kernels.softmax_weights(logits + i, std::min(kChunk, vocab - i), greatest, scale,
+                                     weights + i);
   }
-  return draw_best(weights, logits, vocab, u);
+  return draw_best(weights, logits, vocab, total, u);
 }
 
 // Inverse of the cumulative weights in id order.
@@ -253,31 +227,46 @@ int Sampler::draw_any(const Kernels& kernels, const float* logits, int vocab, fl
 }
 
 // A draw among the best tokens: top-k, then min-p, then the smallest set that reaches top-p of what
-// is left. The tokens that remain are drawn from in id order, like all tokens.
-int Sampler::draw_best(float* weights, const float* logits, int vocab, double u) const {
-  if (settings_.top_k > 0 && settings_.top_k < vocab) {
-    const auto one = [](float weight) { return weight == 0.0f ? 0.0 : 1.0; };
-    drop_lightest(weights, vocab, settings_.top_k, one);
-    keep(weights, logits, vocab, last_of_best(weights, logits, vocab, settings_.top_k, one));
+// is left. Candidates are collected above a falling threshold, so that they are few if few suffice.
+int Sampler::draw_best(const float* weights, const float* logits, int vocab, double total,
+                       double u) const {
+  const size_t limit = settings_.top_k > 0 ? std::min<size_t>(settings_.top_k, vocab) : vocab;
+  const bool is_share_of_all = settings_.top_k <= 0 && settings_.min_p <= 0;
+  std::vector<int32_t> ids;
+  for (const float threshold : kThresholds) {
+    ids.clear();
+    double mass = 0;
+    for (int i = 0; i < vocab; ++i) {
+      if (weights[i] >= threshold) {
+        ids.push_back(i);
+        mass += weights[i];
+      }
+    }
+    if (ids.size() >= limit || settings_.min_p >= threshold ||
+        (is_share_of_all && mass >= settings_.top_p * total)) {
+      break;
+    }
+  }
+  const auto weight = [&](int32_t id) { return static_cast<double>(weights[id]); };
+  const auto sum = [&] {
+    double mass = 0;
+    for (const int32_t id : ids) mass += weights[id];
+    return mass;
+  };
+  if (ids.size() > limit) {
+    keep_best(ids, logits, static_cast<double>(limit), [](int32_t) { return 1.0; });
   }
   const float least = std::min(settings_.min_p, 1.0f);  // the best token weighs 1
-  for (int i = 0; i < vocab; ++i) {
-    weights[i] = weights[i] < least ? 0.0f : weights[i];
-  }
+  std::erase_if(ids, [&](int32_t id) { return weights[id] < least; });
   if (settings_.top_p < 1.0f) {
-    const auto itself = [](float weight) { return static_cast<double>(weight); };
-    const double nucleus = settings_.top_p * sum(weights, vocab);
-    drop_lightest(weights, vocab, nucleus, itself);
-    keep(weights, logits, vocab, last_of_best(weights, logits, vocab, nucleus, itself));
+    keep_best(ids, logits, settings_.top_p * (is_share_of_all ? total : sum()), weight);
   }
-  double rest = u * sum(weights, vocab);
-  int last = -1;
-  for (int i = 0; i < vocab; ++i) {
-    last = weights[i] == 0.0f ? last : i;
-    rest -= weights[i];
-    if (rest < 0) break;
+  double rest = u * sum();
+  for (const int32_t id : ids) {
+    rest -= weights[id];
+    if (rest < 0) return id;
   }
-  return last;
+  return ids.back();
 }
 
 }  // namespace headrace

@@ -60,7 +60,7 @@ class Sampler {
            uint64_t position, float* weights) const;
   int draw_any(const Kernels& kernels, const float* logits, int vocab, float greatest, double u,
                float* weights) const;
-  int draw_best(float* weights, const float* logits, int vocab, double u) const;
+  int draw_best(const float* weights, const float* logits, int vocab, double total, double u) const;
 
   SamplerSettings settings_;
   bool penalises_ = false;
