@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <map>
 #include <stdexcept>
@@ -36,7 +37,10 @@ void read_exactly(int fd, uint8_t* out, uint64_t size, uint64_t offset, const st
     const ssize_t n =
         ::pread(fd, out, std::min<uint64_t>(size, uint64_t{1} << 30), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) throw std::runtime_error("tensor '" + role + "' ends past the end of the file");
+    if (n < 0) {
+      throw std::runtime_error("cannot read tensor '" + role + "': " + std::strerror(errno));
+    }
+    if (n == 0) throw std::runtime_error("tensor '" + role + "' ends past the end of the file");
     out += n;
     offset += static_cast<uint64_t>(n);
     size -= static_cast<uint64_t>(n);

@@ -319,6 +319,17 @@ HEADRACE_TEST(model_refuses_wrong_spans) {
   CHECK(model.num_logits() == 0);
 }
 
+// A directory opens, but no read of it succeeds.
+HEADRACE_TEST(model_tells_a_failed_read_from_a_short_file) {
+  std::string message;
+  try {
+    const Model model("/", odd_model().shape, odd_model().refs, 1, "");
+  } catch (const std::runtime_error& error) {
+    message = error.what();
+  }
+  CHECK_FOR(message.find("cannot read tensor") == 0, message);
+}
+
 // The last positions of the longest context that fits an int: sizes must not wrap around.
 HEADRACE_TEST(model_refuses_positions_that_wrap) {
   Shape s = odd_model().shape;

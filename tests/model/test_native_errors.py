@@ -364,6 +364,19 @@ def test_no_more_threads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         native.load(path)
 
 
+@pytest.mark.parametrize("failure", ["cannot open m.gguf: no", "cannot read tensor"])
+def test_a_failure_to_read_says_nothing_about_the_model(
+    path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(failure)
+
+    monkeypatch.setattr(_native, "Core", fail)
+    with pytest.raises(ModelError, match=f"tiny.gguf: {failure}") as caught:
+        native.load(path)
+    assert type(caught.value) is ModelError
+
+
 @pytest.fixture
 def parsed(tmp_path: Path) -> gguf.GGUFFile:
     return gguf.read(write_model(tmp_path / "short.gguf", SHAPE, "Q8_0"))

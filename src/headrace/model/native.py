@@ -84,6 +84,7 @@ def _load_error(file: GGUFFile, error: Exception) -> ModelError:
     if isinstance(error, MemoryError):
         return ModelError(f"{name}: not enough memory for the weights")
     if str(error) == os.strerror(errno.EAGAIN):
+        # std::system_error of a thread that could not start; the core's own errors say what failed.
         return ModelError(f"{name}: the system grants no more threads; ask for fewer")
     try:
         with file.path.open("rb") as stream:
@@ -95,6 +96,8 @@ def _load_error(file: GGUFFile, error: Exception) -> ModelError:
             f"{name}: changed while it was loading, from {file.num_bytes:,} to {num_bytes:,} "
             "bytes; load it again when nothing writes to it"
         )
+    if str(error).startswith(("cannot open ", "cannot read ")):
+        return ModelError(f"{name}: {error}")
     return UnsupportedModel(f"{name}: {error}")
 
 
