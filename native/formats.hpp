@@ -38,20 +38,28 @@ struct FormatTraits {
   bool is_float;      // activations stay float
 };
 
+// What lies in front of the scales of a block: its quants of 4, 8 and 6 bits.
+constexpr int kNibbleQuants = 256, kByteQuants = 512, kSixBitQuants = 384;
+// A record of the others: quants, 16 half scales, 16 half minima where there are any.
+constexpr int kHalves = 32;
+
 // K formats: per block quants, 16 scales, 16 minima (or 32 scales); then 16-bit factors.
-constexpr int kBlockQ4K = 256 + 32, kBlockQ5K = 512 + 32, kBlockQ6K = 384 + 32;
+constexpr int kByteScales = 16;
+constexpr int kBlockQ4K = kNibbleQuants + 2 * kByteScales;
+constexpr int kBlockQ5K = kByteQuants + 2 * kByteScales;
+constexpr int kBlockQ6K = kSixBitQuants + 2 * kByteScales;
 
 constexpr FormatTraits kFormats[kNumFormats] = {
     {Format::kF32, "F32", 1, 4, 1, 32 * 64, true},
     {Format::kF16, "F16", 1, 2, 1, 32 * 32, true},
-    {Format::kQ4_0, "Q4_0", 32, 18, 1, 256 + 32, false},
-    {Format::kQ4_1, "Q4_1", 32, 20, 1, 256 + 64, false},
-    {Format::kQ5_0, "Q5_0", 32, 22, 1, 512 + 32, false},
-    {Format::kQ5_1, "Q5_1", 32, 24, 1, 512 + 64, false},
-    {Format::kQ8_0, "Q8_0", 32, 34, 1, 512 + 32, false},
-    {Format::kQ4_K, "Q4_K", 256, 144, 8, 8 * kBlockQ4K + 64, false},
-    {Format::kQ5_K, "Q5_K", 256, 176, 8, 8 * kBlockQ5K + 64, false},
-    {Format::kQ6_K, "Q6_K", 256, 210, 8, 8 * kBlockQ6K + 32, false},
+    {Format::kQ4_0, "Q4_0", 32, 18, 1, kNibbleQuants + kHalves, false},
+    {Format::kQ4_1, "Q4_1", 32, 20, 1, kNibbleQuants + 2 * kHalves, false},
+    {Format::kQ5_0, "Q5_0", 32, 22, 1, kByteQuants + kHalves, false},
+    {Format::kQ5_1, "Q5_1", 32, 24, 1, kByteQuants + 2 * kHalves, false},
+    {Format::kQ8_0, "Q8_0", 32, 34, 1, kByteQuants + kHalves, false},
+    {Format::kQ4_K, "Q4_K", 256, 144, 8, 8 * kBlockQ4K + 2 * kHalves, false},
+    {Format::kQ5_K, "Q5_K", 256, 176, 8, 8 * kBlockQ5K + 2 * kHalves, false},
+    {Format::kQ6_K, "Q6_K", 256, 210, 8, 8 * kBlockQ6K + kHalves, false},
     {Format::kBF16, "BF16", 1, 2, 1, 32 * 32, true},
 };
 

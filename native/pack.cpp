@@ -8,8 +8,6 @@
 namespace headrace {
 namespace {
 
-constexpr int kSuper = 256;
-
 uint16_t read_half(const uint8_t* p) {
   uint16_t h;
   std::memcpy(&h, p, 2);
@@ -40,7 +38,8 @@ void put_six_bits(uint8_t* record, int lane, const uint8_t values[32]) {
                                    (values[k + 16] >> 4) << 4 | (values[k + 24] >> 4) << 6);
   }
   put_nibbles(record, lane, low);
-  for (int n = 0; n < 2; ++n) std::memcpy(record + 256 + 64 * n + 4 * lane, high + 4 * n, 4);
+  uint8_t* at = record + kNibbleQuants;
+  for (int n = 0; n < 2; ++n) std::memcpy(at + 64 * n + 4 * lane, high + 4 * n, 4);
 }
 
 void get_nibbles(const uint8_t* record, int lane, uint8_t values[32]) {
@@ -58,7 +57,7 @@ void get_bytes(const uint8_t* record, int lane, uint8_t values[32]) {
 void get_six_bits(const uint8_t* record, int lane, uint8_t values[32]) {
   get_nibbles(record, lane, values);
   for (int k = 0; k < 8; ++k) {
-    const uint8_t high = record[256 + 64 * (k / 4) + 4 * lane + k % 4];
+    const uint8_t high = record[kNibbleQuants + 64 * (k / 4) + 4 * lane + k % 4];
     for (int g = 0; g < 4; ++g) values[k + 8 * g] |= ((high >> (2 * g)) & 3) << 4;
   }
 }
@@ -89,28 +88,28 @@ void pack_simple(Format format, const uint8_t* block, uint8_t* record, int lane)
   switch (format) {
     case Format::kQ4_0:
       put_nibbles(record, lane, block + 2);
-      put_half(record + 256, lane, read_half(block));
+      put_half(record + kNibbleQuants, lane, read_half(block));
       break;
     case Format::kQ4_1:
       put_nibbles(record, lane, block + 4);
-      put_half(record + 256, lane, read_half(block));
-      put_half(record + 288, lane, read_half(block + 2));
+      put_half(record + kNibbleQuants, lane, read_half(block));
+      put_half(record + kNibbleQuants + kHalves, lane, read_half(block + 2));
       break;
     case Format::kQ5_0:
       five_bits(block + 2, block + 6, values);
       put_bytes(record, lane, values);
-      put_half(record + 512, lane, read_half(block));
+      put_half(record + kByteQuants, lane, read_half(block));
       break;
     case Format::kQ5_1:
       five_bits(block + 4, block + 8, values);
       put_bytes(record, lane, values);
-      put_half(record + 512, lane, read_half(block));
-      put_half(record + 544, lane, read_half(block + 2));
+      put_half(record + kByteQuants, lane, read_half(block));
+      put_half(record + kByteQuants + kHalves, lane, read_half(block + 2));
       break;
     default:  // Q8_0, with the sign as an offset of 128
       for (int k = 0; k < 32; ++k) values[k] = block[2 + k] ^ 0x80;
       put_bytes(record, lane, values);
-      put_half(record + 512, lane, read_half(block));
+      put_half(record + kByteQuants, lane, read_half(block));
   }
 }
 
@@ -126,11 +125,11 @@ void pack_q4_k(const uint8_t* block, uint8_t* record, int lane) {
     uint8_t* at = record + j * kBlockQ4K;
     put_nibbles(at, lane, nibbles);
     scale_and_minimum(block + 4, j, scale, minimum);
-    at[256 + lane] = scale;
-    at[272 + lane] = minimum;
+    at[kNibbleQuants + lane] = scale;
+    at[kNibbleQuants + kByteScales + lane] = minimum;
   }
   put_half(record + 8 * kBlockQ4K, lane, read_half(block));
-  put_half(record + 8 * kBlockQ4K + 32, lane, read_half(block + 2));
+  put_half(record + 8 * kBlockQ4K + kHalves, lane, read_half(block + 2));
 }
 
 void pack_q5_k(const uint8_t* block, uint8_t* record, int lane) {
@@ -145,11 +144,11 @@ void pack_q5_k(const uint8_t* block, uint8_t* record, int lane) {
     uint8_t* at = record + j * kBlockQ5K;
     put_bytes(at, lane, values);
     scale_and_minimum(block + 4, j, scale, minimum);
-    at[512 + lane] = scale;
-    at[528 + lane] = minimum;
+    at[kByteQuants + lane] = scale;
+    at[kByteQuants + kByteScales + lane] = minimum;
   }
   put_half(record + 8 * kBlockQ5K, lane, read_half(block));
-  put_half(record + 8 * kBlockQ5K + 32, lane, read_half(block + 2));
+  put_half(record + 8 * kBlockQ5K + kHalves, lane, read_half(block + 2));
 }
 
 // The file keeps 128 inputs as 64 bytes of nibbles (inputs l and l + 64) and 32 of high bits.
@@ -165,8 +164,8 @@ void pack_q6_k(const uint8_t* block, uint8_t* record, int lane) {
     }
     uint8_t* at = record + j * kBlockQ6K;
     put_six_bits(at, lane, values);
-    at[384 + lane] = block[192 + 2 * j];
-    at[400 + lane] = block[192 + 2 * j + 1];
+    at[kSixBitQuants + lane] = block[192 + 2 * j];
+    at[kSixBitQuants + kByteScales + lane] = block[192 + 2 * j + 1];
   }
   put_half(record + 8 * kBlockQ6K, lane, read_half(block + 208));
 }
@@ -212,39 +211,43 @@ BlockScales read_block(Format format, const uint8_t* record, int j, int lane, ui
   switch (format) {
     case Format::kQ4_0: {
       get_nibbles(record, lane, values);
-      const float d = half_at(record + 256, lane);
+      const float d = half_at(record + kNibbleQuants, lane);
       return {{d, d}, 0.0f, 8};
     }
     case Format::kQ4_1: {
       get_nibbles(record, lane, values);
-      const float d = half_at(record + 256, lane);
-      return {{d, d}, half_at(record + 288, lane), 0};
+      const float d = half_at(record + kNibbleQuants, lane);
+      return {{d, d}, half_at(record + kNibbleQuants + kHalves, lane), 0};
     }
     case Format::kQ4_K: {
       const uint8_t* at = record + j * kBlockQ4K;
       const uint8_t* factors = record + 8 * kBlockQ4K;
       get_nibbles(at, lane, values);
-      const float d = half_at(factors, lane) * static_cast<float>(at[256 + lane]);
-      return {{d, d}, -(half_at(factors + 32, lane) * static_cast<float>(at[272 + lane])), 0};
+      const float d = half_at(factors, lane) * static_cast<float>(at[kNibbleQuants + lane]);
+      const float step = half_at(factors + kHalves, lane);
+      return {{d, d}, -(step * static_cast<float>(at[kNibbleQuants + kByteScales + lane])), 0};
     }
     case Format::kQ5_K: {
       const uint8_t* at = record + j * kBlockQ5K;
       const uint8_t* factors = record + 8 * kBlockQ5K;
       get_bytes(at, lane, values);
-      const float d = half_at(factors, lane) * static_cast<float>(at[512 + lane]);
-      return {{d, d}, -(half_at(factors + 32, lane) * static_cast<float>(at[528 + lane])), 0};
+      const float d = half_at(factors, lane) * static_cast<float>(at[kByteQuants + lane]);
+      const float step = half_at(factors + kHalves, lane);
+      return {{d, d}, -(step * static_cast<float>(at[kByteQuants + kByteScales + lane])), 0};
     }
     case Format::kQ6_K: {
       const uint8_t* at = record + j * kBlockQ6K;
       get_six_bits(at, lane, values);
       const float d = half_at(record + 8 * kBlockQ6K, lane);
       const auto scale = [&](int i) { return d * static_cast<float>(static_cast<int8_t>(at[i])); };
-      return {{scale(384 + lane), scale(400 + lane)}, 0.0f, 32};
+      const int first = kSixBitQuants + lane;
+      return {{scale(first), scale(first + kByteScales)}, 0.0f, 32};
     }
     default: {
       get_bytes(record, lane, values);
-      const float d = half_at(record + 512, lane);
-      const float minimum = format == Format::kQ5_1 ? half_at(record + 544, lane) : 0.0f;
+      const float d = half_at(record + kByteQuants, lane);
+      const uint8_t* minima = record + kByteQuants + kHalves;
+      const float minimum = format == Format::kQ5_1 ? half_at(minima, lane) : 0.0f;
       return {{d, d}, minimum, format == Format::kQ8_0 ? 128 : format == Format::kQ5_0 ? 16 : 0};
     }
   }
