@@ -193,11 +193,8 @@ std::vector<float> Model::load_vector(int fd, const TensorRef& ref, int size, bo
   std::vector<uint8_t> raw(static_cast<size_t>(size) * traits.file_bytes);
   if (ref.num_bytes != raw.size()) mismatch(ref, "has another size than its shape");
   read_exactly(fd, raw.data(), raw.size(), ref.offset, ref.role);
-  std::vector<uint8_t> tile(static_cast<size_t>(size) * 16 * traits.file_bytes);
-  const uint8_t* const rows[kLanes] = {raw.data()};
-  pack_tile(traits, rows, size, tile.data());
   std::vector<float> out(size);
-  unpack_row(traits, tile.data(), 0, size, out.data());
+  float_row(traits, raw.data(), size, out.data());
   if (!permuted) return out;
   std::vector<float> ordered(size);
   for (int i = 0; i < size; ++i) {

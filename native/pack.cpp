@@ -284,6 +284,12 @@ void pack_tile(const FormatTraits& traits, const uint8_t* const rows[16], int nu
   }
 }
 
+void float_row(const FormatTraits& traits, const uint8_t* row, int num_inputs, float* out) {
+  for (int k = 0; k < num_inputs; ++k) {
+    out[k] = float_weight(traits.format, row + static_cast<size_t>(k) * traits.file_bytes);
+  }
+}
+
 void unpack_row(const FormatTraits& traits, const uint8_t* tile, int lane, int num_inputs,
                 float* out) {
   if (traits.is_float) {

@@ -21,4 +21,7 @@ void pack_tile(const FormatTraits& traits, const uint8_t* const rows[16], int nu
 void unpack_row(const FormatTraits& traits, const uint8_t* tile, int lane, int num_inputs,
                 float* out);
 
+// out[i] = weight i of a row in the file's layout, float. For formats of floats only.
+void float_row(const FormatTraits& traits, const uint8_t* row, int num_inputs, float* out);
+
 }  // namespace headrace

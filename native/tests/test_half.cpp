@@ -5,6 +5,8 @@
 #include "check.hpp"
 #include "definition.hpp"
 #include "half.hpp"
+#include "numerics.hpp"
+#include "pack.hpp"
 
 namespace headrace::tests {
 namespace {
@@ -95,6 +97,22 @@ HEADRACE_TEST(kernels_write_halves_clamped) {
     kernels.to_half(&x, 1, &nan);
     CHECK_FOR(is_nan_half(nan), kernels.name, nan);
   });
+}
+
+// A row of the file read at once is what tiles make of it.
+HEADRACE_TEST(float_rows_are_those_of_tiles) {
+  Random random(48);
+  for (const Format format : {Format::kF32, Format::kF16, Format::kBF16}) {
+    const FormatTraits& traits = kFormats[format_index(format)];
+    std::vector<uint8_t> row(96 * traits.file_bytes), tile(tile_bytes(traits, 96));
+    for (uint8_t& byte : row) byte = static_cast<uint8_t>(random.below(0x78));  // no NaN
+    const uint8_t* const rows[kLanes] = {row.data()};
+    pack_tile(traits, rows, 96, tile.data());
+    std::vector<float> expected(96), got(96);
+    unpack_row(traits, tile.data(), 0, 96, expected.data());
+    float_row(traits, row.data(), 96, got.data());
+    CHECK_SAME(got.data(), expected.data(), 96, traits.name);
+  }
 }
 
 }  // namespace headrace::tests
