@@ -6,8 +6,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
+#include <atomic>
 #include <memory>
+#include <mutex>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -48,10 +50,18 @@ Shape shape_from(const nb::dict& d) {
   return s;
 }
 
+// The parts of an item: nanobind's own access to a tuple checks neither its type nor its length.
+nb::tuple parts_of(nb::handle item, Py_ssize_t count) {
+  if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != count) {
+    throw nb::type_error(("expected a tuple of " + std::to_string(count)).c_str());
+  }
+  return nb::borrow<nb::tuple>(item);
+}
+
 std::vector<TensorRef> tensors_from(const nb::list& list) {
   std::vector<TensorRef> refs;
   for (nb::handle item : list) {
-    const auto t = nb::cast<nb::tuple>(item);
+    const nb::tuple t = parts_of(item, 7);
     refs.push_back({nb::cast<std::string>(t[0]), nb::cast<int>(t[1]), nb::cast<uint32_t>(t[2]),
                     nb::cast<int>(t[3]), nb::cast<int>(t[4]), nb::cast<uint64_t>(t[5]),
                     nb::cast<uint64_t>(t[6])});
@@ -59,7 +69,33 @@ std::vector<TensorRef> tensors_from(const nb::list& list) {
   return refs;
 }
 
-// A model behind the narrow header of model/interface.py.
+// Rows to sample as Python hands them over, held while the GIL is away.
+struct SampleRow {
+  int logits;
+  nb::object holder;
+  const Sampler* sampler;
+  uint64_t position;
+  std::optional<Words> mask;
+};
+
+std::vector<SampleRow> rows_from(const nb::sequence& rows) {
+  std::vector<SampleRow> all;
+  for (nb::handle item : rows) {
+    const nb::tuple row = parts_of(item, 4);
+    SampleRow r{nb::cast<int>(row[0]),
+                nb::borrow(row[1]),
+                &nb::cast<const Sampler&>(row[1]),
+                nb::cast<uint64_t>(row[2]),
+                {}};
+    if (!row[3].is_none()) r.mask = nb::cast<Words>(row[3]);
+    all.push_back(std::move(r));
+  }
+  return all;
+}
+
+// A model behind the narrow header of model/interface.py. One thread at a time computes: Python
+// threads that call at once take turns, and close() waits for its turn. Nobody waits for the mutex
+// with the GIL in hand.
 class Core {
  public:
   Core(const std::string& path, const nb::dict& shape, const nb::list& tensors, int threads,
@@ -70,19 +106,32 @@ class Core {
     model_ = std::make_unique<Model>(path, std::move(s), refs, threads, isa);
   }
 
-  Model& model() const {
-    if (!model_) throw std::runtime_error("the model is closed");
-    return *model_;
+  // Long work, without the GIL.
+  template <class Work>
+  auto compute(Work work) const {
+    nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return work(model());
   }
 
-  void close() { model_.reset(); }
+  // Short work, which is not worth giving up the GIL for unless another thread computes.
+  template <class Work>
+  auto briefly(Work work) const {
+    const auto lock = turn();
+    return work(model());
+  }
+
+  void close() {
+    const auto lock = turn();
+    model_.reset();
+  }
 
   // Each span: (tokens, position, banks, num_logits).
   void step(const nb::sequence& spans) {
     std::vector<Ints> keep;
     std::vector<Span> batch;
     for (nb::handle item : spans) {
-      const auto span = nb::borrow<nb::tuple>(item);
+      const nb::tuple span = parts_of(item, 4);
       const auto tokens = nb::cast<Ints>(span[0]);
       const auto banks = nb::cast<Ints>(span[2]);
       batch.push_back({tokens.data(), static_cast<int>(tokens.size()), nb::cast<int>(span[1]),
@@ -90,48 +139,14 @@ class Core {
       keep.push_back(tokens);
       keep.push_back(banks);
     }
-    nb::gil_scoped_release release;
-    model().step(batch);
+    compute([&](Model& m) { m.step(batch); });
   }
 
   // Each row: (row, sampler, position, mask or None).
   nb::list sample(const nb::sequence& rows) {
-    struct Row {
-      const float* logits;
-      const Sampler* sampler;
-      uint64_t position;
-      const uint32_t* mask;
-    };
-    Model& m = model();
-    const int vocab = m.shape().vocab;
-    std::vector<Words> keep;
-    std::vector<Row> batch;
-    for (nb::handle item : rows) {
-      const auto row = nb::borrow<nb::tuple>(item);
-      const uint32_t* mask = nullptr;
-      if (!row[3].is_none()) {
-        keep.push_back(nb::cast<Words>(row[3]));
-        if (keep.back().size() < static_cast<size_t>(vocab + 31) / 32) {
-          throw std::invalid_argument("the grammar mask is shorter than the vocabulary");
-        }
-        mask = keep.back().data();
-      }
-      batch.push_back({m.logits(nb::cast<int>(row[0])), &nb::cast<const Sampler&>(row[1]),
-                       nb::cast<uint64_t>(row[2]), mask});
-    }
+    const std::vector<SampleRow> batch = rows_from(rows);
     std::vector<Sampled> results(batch.size());
-    {
-      nb::gil_scoped_release release;
-      const size_t share = static_cast<size_t>(vocab) * 2;
-      scratch_.reserve(share * m.team().size() * sizeof(float));
-      m.team().run(1, [&](int thread) {
-        float* mine = scratch_.as<float>() + share * thread;
-        m.team().each(0, static_cast<int>(batch.size()), [&](int i) {
-          const Row& r = batch[i];
-          results[i] = r.sampler->sample(m.kernels(), r.logits, vocab, r.position, r.mask, mine);
-        });
-      });
-    }
+    compute([&](Model& m) { draw(m, batch, results); });
     nb::list out;
     for (const Sampled& s : results) {
       nb::list top;
@@ -144,26 +159,74 @@ class Core {
   }
 
   nb::bytes logits(int row) const {
-    const float* p = model().logits(row);
-    return nb::bytes(reinterpret_cast<const char*>(p), sizeof(float) * model().shape().vocab);
+    return briefly([&](Model& m) {
+      return nb::bytes(reinterpret_cast<const char*>(m.logits(row)),
+                       sizeof(float) * m.shape().vocab);
+    });
   }
 
   nb::bytes export_bank(int bank) const {
-    std::vector<uint8_t> data(model().bank_bytes());
-    model().export_bank(bank, data.data());
-    return nb::bytes(reinterpret_cast<const char*>(data.data()), data.size());
+    return briefly([&](Model& m) {
+      std::vector<uint8_t> data(m.bank_bytes());
+      m.export_bank(bank, data.data());
+      return nb::bytes(reinterpret_cast<const char*>(data.data()), data.size());
+    });
   }
 
   void import_bank(int bank, const nb::bytes& data) {
-    if (data.size() != model().bank_bytes()) {
-      throw std::invalid_argument("a bank of this model has " +
-                                  std::to_string(model().bank_bytes()) + " bytes, not " +
-                                  std::to_string(data.size()));
-    }
-    model().import_bank(bank, reinterpret_cast<const uint8_t*>(data.c_str()));
+    briefly([&](Model& m) {
+      if (data.size() != m.bank_bytes()) {
+        throw std::invalid_argument("a bank of this model has " + std::to_string(m.bank_bytes()) +
+                                    " bytes, not " + std::to_string(data.size()));
+      }
+      m.import_bank(bank, reinterpret_cast<const uint8_t*>(data.c_str()));
+    });
   }
 
  private:
+  Model& model() const {
+    if (!model_) throw std::runtime_error("the model is closed");
+    return *model_;
+  }
+
+  std::unique_lock<std::mutex> turn() const {
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) {
+      nb::gil_scoped_release release;
+      lock.lock();
+    }
+    return lock;
+  }
+
+  void draw(Model& m, const std::vector<SampleRow>& batch, std::vector<Sampled>& results) {
+    const int vocab = m.shape().vocab;
+    std::vector<const float*> logits;
+    for (const SampleRow& row : batch) {
+      if (row.mask && row.mask->size() < static_cast<size_t>(vocab + 31) / 32) {
+        throw std::invalid_argument("the grammar mask is shorter than the vocabulary");
+      }
+      logits.push_back(m.logits(row.logits));
+    }
+    const size_t share = static_cast<size_t>(vocab) * 2;
+    scratch_.reserve(share * m.team().size() * sizeof(float));
+    // An exception may not leave a thread of the team.
+    std::atomic<bool> has_failed{false};
+    m.team().run(1, [&](int thread) {
+      float* mine = scratch_.as<float>() + share * thread;
+      m.team().each(0, static_cast<int>(batch.size()), [&](int i) {
+        const SampleRow& row = batch[i];
+        const uint32_t* mask = row.mask ? row.mask->data() : nullptr;
+        try {
+          results[i] = row.sampler->sample(m.kernels(), logits[i], vocab, row.position, mask, mine);
+        } catch (const std::bad_alloc&) {
+          has_failed = true;
+        }
+      });
+    });
+    if (has_failed) throw std::bad_alloc();
+  }
+
+  mutable std::mutex mutex_;
   std::unique_ptr<Model> model_;
   Buffer scratch_;
 };
@@ -186,7 +249,7 @@ Sampler make_sampler(float temperature, int top_k, float top_p, float min_p,
       temperature,      top_k, top_p,  min_p,        repetition_penalty, frequency_penalty,
       presence_penalty, seed,  choice, num_logprobs, want_logprob,       {}};
   for (nb::handle item : logit_bias) {
-    const auto pair = nb::borrow<nb::tuple>(item);
+    const nb::tuple pair = parts_of(item, 2);
     s.bias.emplace_back(nb::cast<int32_t>(pair[0]), nb::cast<float>(pair[1]));
   }
   return Sampler(std::move(s));
@@ -226,20 +289,34 @@ NB_MODULE(_native, m) {
       .def(
           nb::init<const std::string&, const nb::dict&, const nb::list&, int, const std::string&>(),
           "path"_a, "shape"_a, "tensors"_a, "threads"_a = 0, "isa"_a = "")
-      .def_prop_ro("isa", [](const Core& c) { return c.model().kernels().name; })
-      .def_prop_ro("num_threads", [](const Core& c) { return c.model().team().size(); })
-      .def_prop_ro("bank_bytes", [](const Core& c) { return c.model().bank_bytes(); })
-      .def_prop_ro("weight_bytes", [](const Core& c) { return c.model().weight_bytes(); })
+      .def_prop_ro(
+          "isa", [](const Core& c) { return c.briefly([](Model& m) { return m.kernels().name; }); })
+      .def_prop_ro(
+          "num_threads",
+          [](const Core& c) { return c.briefly([](Model& m) { return m.team().size(); }); })
+      .def_prop_ro("bank_bytes",
+                   [](const Core& c) { return c.briefly([](Model& m) { return m.bank_bytes(); }); })
+      .def_prop_ro(
+          "weight_bytes",
+          [](const Core& c) { return c.briefly([](Model& m) { return m.weight_bytes(); }); })
       .def(
-          "allocate", [](Core& c, int num_banks) { c.model().allocate(num_banks); }, "num_banks"_a)
+          "allocate",
+          [](Core& c, int num_banks) { c.briefly([&](Model& m) { m.allocate(num_banks); }); },
+          "num_banks"_a)
       .def("step", &Core::step, "spans"_a)
       .def("sample", &Core::sample, "rows"_a)
       .def("logits", &Core::logits, "row"_a)
       .def(
-          "copy_bank", [](Core& c, int source, int target) { c.model().copy_bank(source, target); },
+          "copy_bank",
+          [](Core& c, int source, int target) {
+            c.briefly([&](Model& m) { m.copy_bank(source, target); });
+          },
           "source"_a, "target"_a)
       .def(
-          "shift_bank", [](Core& c, int bank, int delta) { c.model().shift_bank(bank, delta); },
+          "shift_bank",
+          [](Core& c, int bank, int delta) {
+            c.briefly([&](Model& m) { m.shift_bank(bank, delta); });
+          },
           "bank"_a, "delta"_a)
       .def("export_bank", &Core::export_bank, "bank"_a)
       .def("import_bank", &Core::import_bank, "bank"_a, "data"_a)
