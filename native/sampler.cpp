@@ -29,9 +29,9 @@ uint64_t rank(float logit, int id) {
   return uint64_t{place(logit)} << 32 | static_cast<uint32_t>(id);
 }
 
-// Keeps the fewest best tokens whose amounts reach `wanted`; all, if they do not. The last one's rank
-// is found digit by digit of its place, from sums of amounts with the same digit, each in order of
-// id: nothing is sorted. `ids` ascend before and after.
+// Keeps the fewest best tokens whose amounts reach `wanted`; all, if they do not. The last one's
+// rank is found digit by digit of its place, from sums of amounts with the same digit, each in
+// order of id: nothing is sorted. `ids` ascend before and after.
 template <class Amount>
 void keep_best(std::vector<int32_t>& ids, const float* logits, double wanted, Amount amount) {
   constexpr int kDigit = 11, kDigits = 1 << kDigit;
