@@ -6,10 +6,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <atomic>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -50,12 +48,15 @@ Shape shape_from(const nb::dict& d) {
   return s;
 }
 
-// The parts of an item: nanobind's own access to a tuple checks neither its type nor its length.
+// The parts of an item, itself a tuple or what makes one; nanobind looks neither at a tuple's type
+// nor at its length.
 nb::tuple parts_of(nb::handle item, Py_ssize_t count) {
-  if (!PyTuple_Check(item.ptr()) || PyTuple_GET_SIZE(item.ptr()) != count) {
+  const auto parts = nb::steal<nb::tuple>(PySequence_Tuple(item.ptr()));
+  if (!parts.is_valid()) throw nb::python_error();
+  if (PyTuple_GET_SIZE(parts.ptr()) != count) {
     throw nb::type_error(("expected a tuple of " + std::to_string(count)).c_str());
   }
-  return nb::borrow<nb::tuple>(item);
+  return parts;
 }
 
 std::vector<TensorRef> tensors_from(const nb::list& list) {
@@ -209,21 +210,14 @@ class Core {
     }
     const size_t share = static_cast<size_t>(vocab) * 2;
     scratch_.reserve(share * m.team().size() * sizeof(float));
-    // An exception may not leave a thread of the team.
-    std::atomic<bool> has_failed{false};
     m.team().run(1, [&](int thread) {
       float* mine = scratch_.as<float>() + share * thread;
       m.team().each(0, static_cast<int>(batch.size()), [&](int i) {
         const SampleRow& row = batch[i];
         const uint32_t* mask = row.mask ? row.mask->data() : nullptr;
-        try {
-          results[i] = row.sampler->sample(m.kernels(), logits[i], vocab, row.position, mask, mine);
-        } catch (const std::bad_alloc&) {
-          has_failed = true;
-        }
+        results[i] = row.sampler->sample(m.kernels(), logits[i], vocab, row.position, mask, mine);
       });
     });
-    if (has_failed) throw std::bad_alloc();
   }
 
   mutable std::mutex mutex_;

@@ -26,7 +26,6 @@ from headrace.model.interface import (
     SampleRow,
     SamplerState,
     SamplingSettings,
-    Span,
 )
 
 P = ParamSpec("P")
@@ -217,9 +216,7 @@ class NativeModel:
         "spans of (array('i') of tokens, position, array('i') of banks, number of logits)",
     )
     def step(self, batch: Batch) -> None:
-        # The core takes a span's four parts on trust: of a shorter one, or of a list, it would
-        # read foreign memory.
-        self._core.step(list(map(Span._make, batch)))
+        self._core.step(batch)
 
     @_refusing(
         "these sampling settings cannot be used",
@@ -241,7 +238,7 @@ class NativeModel:
                 choice=s.choice,
                 num_logprobs=s.num_logprobs,
                 want_logprob=s.want_logprob,
-                logit_bias=[(token, bias) for token, bias in s.logit_bias],
+                logit_bias=s.logit_bias,
             ),
         )
 
@@ -250,8 +247,7 @@ class NativeModel:
         "rows of (logits row, sampler, position, mask of 32-bit words in format 'I' or None)",
     )
     def sample(self, rows: Sequence[SampleRow]) -> list[Sampled]:
-        outcomes = self._core.sample(list(map(SampleRow._make, rows)))
-        return [Sampled._make(outcome) for outcome in outcomes]
+        return [Sampled._make(outcome) for outcome in self._core.sample(rows)]
 
     @_refusing("the bank cannot be copied", _BANKS)
     def copy_bank(self, source: int, target: int) -> None:
