@@ -15,6 +15,12 @@
 //   attention  score = fma chain over the head's dimensions; keys fall into partitions of 256 at
 //              absolute positions; each gives (max, sum, out), merged ascending by one function.
 //   exp2       Cody-Waite split at the nearest integer, a degree-6 polynomial by Horner with fma.
+//   rows       RMS norm is (x * (1 / sqrt(mean + eps))) * weight; rotation fma(a, c, -(b s)) and
+//              fma(b, c, a s), queries then times scale * log2(e); silu g / (1 + exp2(-g log2(e))),
+//              then times up; the residual is one addition.
+// tests/definition.hpp writes all of it out as scalar code, and every kernel must equal it bit for
+// bit.
+//
 //
 // Fused multiply-adds are only those written as fma(): the build passes -ffp-contract=off.
 // A change that can alter a result changes kNumericsVersion.
