@@ -18,10 +18,8 @@
 //   rows       RMS norm is (x * (1 / sqrt(mean + eps))) * weight; rotation fma(a, c, -(b s)) and
 //              fma(b, c, a s), queries then times scale * log2(e); silu g / (1 + exp2(-g log2(e))),
 //              then times up; the residual is one addition.
-// tests/definition.hpp writes all of it out as scalar code, and every kernel must equal it bit for
-// bit.
 //
-//
+// tests/definition.hpp writes all of it out as scalar code; every kernel equals that bit for bit.
 // Fused multiply-adds are only those written as fma(): the build passes -ffp-contract=off.
 // A change that can alter a result changes kNumericsVersion.
 #pragma once
