@@ -94,10 +94,10 @@ if [ "$(uname -m)" = x86_64 ] && [ "$(uname -s)" = Linux ]; then
   emulate_all
 fi
 
-build asan "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -g1" -O1
+build asan "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -g1" -O0
 run asan "$root/asan/native/tests/headrace_tests" --quick
 
-build tsan "-fsanitize=thread -g1" -O1
+build tsan "-fsanitize=thread -g1" -O0
 # Older sanitizer runtimes cannot live with much address randomization.
 fixed="setarch $(uname -m) -R"
 $fixed true 2>/dev/null || fixed=""
