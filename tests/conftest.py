@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Background jobs of a shell without job control inherit a Ctrl-C that does nothing, and would hand
+# it on to the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from support import models
 from support.web import FileServer
