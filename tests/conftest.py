@@ -9,12 +9,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from support import models
+from support.web import FileServer
+
 # Background jobs of a shell without job control inherit a Ctrl-C that does nothing, and would hand
 # it on to the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-from support import models
-from support.web import FileServer
 
 
 @pytest.fixture(scope="session")
