@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import io
-import shlex
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.text import Text
 
 COMMANDS = (
     'headrace generate --seed 1 --max-tokens 60 --stats "Name three rivers of Europe."',
-    "headrace doctor",
+    'echo "One sentence about rivers:" | headrace generate - --seed 2 --max-tokens 40 --stats',
 )
 
 
@@ -25,9 +25,14 @@ def main() -> None:
     programs = Path(sys.executable).parent
     for command in COMMANDS:
         console.print(Text("$ " + command, style="bold green"))
-        name, *arguments = shlex.split(command)
+        path = f"{programs}:{os.environ['PATH']}"
         run = subprocess.run(
-            [programs / name, *arguments], capture_output=True, text=True, check=True
+            command,
+            shell=True,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         console.print(Text(run.stdout.rstrip()))
         if run.stderr.strip():
