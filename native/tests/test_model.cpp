@@ -213,6 +213,31 @@ HEADRACE_TEST(model_is_invariant_in_company) {
   check_company(tall_model(), 64);
 }
 
+// Spans of a few tokens, whose attention is divided by partition, with a partition's end among
+// them.
+HEADRACE_TEST(model_is_invariant_across_partitions) {
+  const TinyModel& tiny = odd_model();
+  for (const int edge : quick() ? std::vector<int>{256} : std::vector<int>{256, 512}) {
+    const auto tokens = random_tokens(edge + 8, tiny.shape.vocab, 62);
+    const auto expected = whole(tiny, tokens, "", 1);
+    Model model = tiny.load(2);
+    model.allocate(32);
+    std::vector<int32_t> order(32);
+    std::iota(order.begin(), order.end(), 0);
+    int from = 0;
+    const Run fresh = make_run(tokens, order, from);
+    for (int before = 1; before <= 5; ++before) {
+      for (int after = 1; after <= 5; ++after) {
+        Run run = fresh;
+        step(model, {&run}, {edge - before});
+        step(model, {&run}, {before + after});
+        step(model, {&run}, {8 - after});
+        check_rows(run.logits, expected, describe("around", edge, "by", before, after));
+      }
+    }
+  }
+}
+
 HEADRACE_TEST(model_banks_move) {
   const TinyModel& tiny = odd_model();
   const auto tokens = random_tokens(100, tiny.shape.vocab, 70);
