@@ -1,7 +1,8 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-NATIVE := $(shell find native -name '*.cpp' -o -name '*.hpp' -o -name 'CMakeLists.txt')
+# The core's own tests are no part of the package.
+NATIVE := $(shell find native -path native/tests -prune -o -type f -print)
 CPP := $(shell find native -name '*.cpp' -o -name '*.hpp')
 
 .PHONY: run test check native-test format setup bench clean

@@ -46,7 +46,6 @@ struct AttentionTask {
 struct Kernels {
   const char* name;
   int widest_panel;
-  int query_rows;  // rows of a query tile that suit this instruction set
 
   Gemm gemm[kNumFormats][kPanelWidths];
 

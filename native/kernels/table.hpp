@@ -8,7 +8,6 @@
   {                                                                                          \
       .name = isa_name,                                                                      \
       .widest_panel = kWidestPanel,                                                          \
-      .query_rows = kQueryRows,                                                              \
       .gemm = {HEADRACE_WIDTHS(float_gemm, Float32), HEADRACE_WIDTHS(float_gemm, Float16),   \
                HEADRACE_WIDTHS(quantized_gemm, Q4_0), HEADRACE_WIDTHS(quantized_gemm, Q4_1), \
                HEADRACE_WIDTHS(quantized_gemm, Q5_0), HEADRACE_WIDTHS(quantized_gemm, Q5_1), \

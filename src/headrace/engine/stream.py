@@ -7,6 +7,7 @@ Leaving is cancelling: a stream is a context manager, and what it left running s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -41,7 +42,28 @@ class Ticket(Generic[AnyReader]):
             self._inbox.cancel(self.submission)
 
 
-class Stream:
+class _Submitted(ABC):
+    """What both faces know of the request they listen to."""
+
+    @property
+    @abstractmethod
+    def _submission(self) -> Submission: ...
+
+    @property
+    def request_id(self) -> str:
+        return self._submission.request_id
+
+    @property
+    def seed(self) -> int:
+        return self._submission.seed
+
+    @property
+    def prompt_ids(self) -> TokenIds:
+        """The prompt as the model sees it: send it, and the answer's ids, to go on exactly."""
+        return self._submission.prompt
+
+
+class Stream(_Submitted):
     """The events of one request. Made by `Engine.generate`; asks when it is entered.
 
         async with engine.generate(request) as stream:
@@ -93,17 +115,8 @@ class Stream:
         self._ticket.cancel()
 
     @property
-    def request_id(self) -> str:
-        return self._ticket.submission.request_id
-
-    @property
-    def seed(self) -> int:
-        return self._ticket.submission.seed
-
-    @property
-    def prompt_ids(self) -> TokenIds:
-        """The prompt as the model sees it: send it, and the answer's ids, to go on exactly."""
-        return self._ticket.submission.prompt
+    def _submission(self) -> Submission:
+        return self._ticket.submission
 
     @property
     def _ticket(self) -> Ticket[LoopReader]:
@@ -114,7 +127,7 @@ class Stream:
         return self._entered
 
 
-class Generation:
+class Generation(_Submitted):
     """The same for plain threads, and in text: iterate over it, or take `text` whole.
 
         for piece in headrace.generate("Why is the sky blue?"):
@@ -180,17 +193,8 @@ class Generation:
         self._ticket.cancel()
 
     @property
-    def request_id(self) -> str:
-        return self._ticket.submission.request_id
-
-    @property
-    def seed(self) -> int:
-        return self._ticket.submission.seed
-
-    @property
-    def prompt_ids(self) -> TokenIds:
-        """The prompt as the model sees it: send it, and the answer's ids, to go on exactly."""
-        return self._ticket.submission.prompt
+    def _submission(self) -> Submission:
+        return self._ticket.submission
 
     def __enter__(self) -> Self:
         return self
