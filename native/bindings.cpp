@@ -210,9 +210,9 @@ class Core {
     }
     const size_t share = static_cast<size_t>(vocab) * 2;
     scratch_.reserve(share * m.team().size() * sizeof(float));
-    m.team().run(1, [&](int thread) {
-      float* mine = scratch_.as<float>() + share * thread;
-      m.team().each(0, static_cast<int>(batch.size()), [&](int i) {
+    m.team().run([&](Team::Walk& walk) {
+      float* mine = scratch_.as<float>() + share * walk.thread();
+      m.team().each(walk, static_cast<int>(batch.size()), [&](int i) {
         const SampleRow& row = batch[i];
         const uint32_t* mask = row.mask ? row.mask->data() : nullptr;
         results[i] = row.sampler->sample(m.kernels(), logits[i], vocab, row.position, mask, mine);

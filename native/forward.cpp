@@ -18,7 +18,6 @@ constexpr int kHeadUnitTiles = 32;
 constexpr int kWidestPanelTokens = 16;
 // Up to this many tokens, each thread prepares all activations for itself: cheaper than a phase.
 constexpr int kPrivateTokens = 2;
-constexpr int kPhasesPerLayer = 10;
 constexpr int kMaxHeadState = 256 + 16;
 // Activations of the panels that one work item passes over stay in half of a
 // second-level cache.
@@ -154,29 +153,27 @@ Forward::Scratch Forward::scratch(int thread) const {
 }
 
 int Forward::run() {
-  team_.run(kPhasesPerLayer * shape_.num_layers + kPhasesPerLayer,
-            [this](int thread) { body(thread); });
+  team_.run([this](Team::Walk& walk) { body(walk); });
   return static_cast<int>(logits_tokens_.size());
 }
 
-void Forward::body(int thread) {
-  const Scratch mine = scratch(thread);
-  int phase = 0;
-  embed(phase);
+void Forward::body(Team::Walk& walk) {
+  const Scratch mine = scratch(walk.thread());
+  embed(walk);
   for (int i = 0; i < shape_.num_layers; ++i) {
     const Layer& layer = model_.layers_[i];
-    project_qkv(layer, i, mine, phase);
-    attend(i, phase);
+    project_qkv(layer, i, mine, walk);
+    attend(i, walk);
     const Region attention = region(Source::kAttention, i, panels_, {&layer.o});
-    project_residual(layer.o, prepare(attention, mine, phase), mine, phase);
-    project_residual(layer.down, project_ffn(layer, i, mine, phase), mine, phase);
+    project_residual(layer.o, prepare(attention, mine, walk), mine, walk);
+    project_residual(layer.down, project_ffn(layer, i, mine, walk), mine, walk);
   }
-  if (!logits_tokens_.empty()) project_logits(mine, phase);
+  if (!logits_tokens_.empty()) project_logits(mine, walk);
 }
 
-void Forward::embed(int& phase) {
+void Forward::embed(Team::Walk& walk) {
   const Matrix& m = model_.embedding_;
-  team_.each(phase++, panels_.num_tokens(), [&](int t) {
+  team_.each(walk, panels_.num_tokens(), [&](int t) {
     const Span& s = *tokens_[t].span;
     const int id = s.tokens[tokens_[t].position - s.position];
     unpack_row(*m.traits, m.tile(id / kLanes), id % kLanes, m.inputs,
@@ -259,9 +256,9 @@ void Forward::fill(const Region& region, const Panels::Panel& panel, int lane, i
 
 // The panels of all tokens, for gemm(): shared, or for a few tokens this
 // thread's own.
-Forward::Inputs Forward::prepare(const Region& region, const Scratch& mine, int& phase) const {
+Forward::Inputs Forward::prepare(const Region& region, const Scratch& mine, Team::Walk& walk) const {
   if (private_panels_) return {*this, region, mine, mine.panels, false};
-  team_.each(phase++, region.panels->num_tokens(),
+  team_.each(walk, region.panels->num_tokens(),
              [&](int t) { prepare_token(region, t, mine, work_.panels.data()); });
   return {*this, region, mine, work_.panels.data(), true};
 }
@@ -292,13 +289,13 @@ void Forward::gemm(const Matrix& m, int tile, int num_tiles, const Panels::Panel
 
 // Queries, keys and values, a head at a time: bias, norm, rotation; keys and
 // values to their banks.
-void Forward::project_qkv(const Layer& layer, int index, const Scratch& mine, int& phase) {
+void Forward::project_qkv(const Layer& layer, int index, const Scratch& mine, Team::Walk& walk) {
   Inputs inputs = prepare(
-      region(Source::kAttentionNorm, index, panels_, {&layer.q, &layer.k, &layer.v}), mine, phase);
+      region(Source::kAttentionNorm, index, panels_, {&layer.q, &layer.k, &layer.v}), mine, walk);
   const int head_tiles = shape_.head_dim / kLanes;
   const Items items(shape_.num_heads + 2 * shape_.num_kv_heads, shape_.hidden, panels_.count(),
                     team_.size());
-  team_.each(phase++, items.count(), [&](int i) {
+  team_.each(walk, items.count(), [&](int i) {
     const uint8_t* x = inputs.get();
     int head = items.unit(i), kind = 0;
     if (head >= shape_.num_heads) {
@@ -349,11 +346,11 @@ void Forward::store_head(const Layer& layer, int index, int kind, int head, int 
   }
 }
 
-void Forward::attend(int layer, int& phase) {
+void Forward::attend(int layer, Team::Walk& walk) {
   const int kv_heads = shape_.num_kv_heads, group = shape_.num_heads / kv_heads;
   const int stride = state_stride(shape_);
   const int num_items = static_cast<int>(query_tiles_.size()) * kv_heads;
-  team_.each(phase++, num_items, [&](int i) {
+  team_.each(walk, num_items, [&](int i) {
     // Head by head, so that one head's keys and values stay in the second-level
     // cache.
     const int num_tiles = static_cast<int>(query_tiles_.size());
@@ -389,10 +386,10 @@ void Forward::attend(int layer, int& phase) {
 }
 
 // hidden += matrix x inputs, for the two projections that end in the residual stream.
-void Forward::project_residual(const Matrix& m, Inputs inputs, const Scratch& mine, int& phase) {
+void Forward::project_residual(const Matrix& m, Inputs inputs, const Scratch& mine, Team::Walk& walk) {
   const int unit_tiles = panels_.count() > 1 ? kUnitTiles : kUnitTiles / 2;
   const Items items(units(m.num_tiles, unit_tiles), m.inputs, panels_.count(), team_.size());
-  team_.each(phase++, items.count(), [&](int i) {
+  team_.each(walk, items.count(), [&](int i) {
     const uint8_t* x = inputs.get();
     const int tile = items.unit(i) * unit_tiles;
     const int num_tiles = std::min(unit_tiles, m.num_tiles - tile);
@@ -411,15 +408,15 @@ void Forward::project_residual(const Matrix& m, Inputs inputs, const Scratch& mi
 
 // silu(gate) * up, left as the panels that the down projection reads.
 Forward::Inputs Forward::project_ffn(const Layer& layer, int index, const Scratch& mine,
-                                     int& phase) {
+                                     Team::Walk& walk) {
   Inputs inputs =
-      prepare(region(Source::kFfnNorm, index, panels_, {&layer.gate, &layer.up}), mine, phase);
+      prepare(region(Source::kFfnNorm, index, panels_, {&layer.gate, &layer.up}), mine, walk);
   const Region next = region(Source::kFfn, index, panels_, {&layer.down});
   uint8_t* out = work_.ffn.data();
   const int num_tiles = layer.gate.num_tiles;
   const int unit_tiles = panels_.count() > 1 ? kUnitTiles : kUnitTiles / 2;
   const Items items(units(num_tiles, unit_tiles), shape_.hidden, panels_.count(), team_.size());
-  team_.each(phase++, items.count(), [&](int i) {
+  team_.each(walk, items.count(), [&](int i) {
     const uint8_t* x = inputs.get();
     const int tile = items.unit(i) * unit_tiles;
     const int count = std::min(unit_tiles, num_tiles - tile);
@@ -439,12 +436,12 @@ Forward::Inputs Forward::project_ffn(const Layer& layer, int index, const Scratc
   return {*this, next, mine, out, true};
 }
 
-void Forward::project_logits(const Scratch& mine, int& phase) {
+void Forward::project_logits(const Scratch& mine, Team::Walk& walk) {
   const Matrix& m = model_.head_.empty() ? model_.embedding_ : model_.head_;
-  Inputs inputs = prepare(region(Source::kOutput, 0, logits_panels_, {&m}), mine, phase);
+  Inputs inputs = prepare(region(Source::kOutput, 0, logits_panels_, {&m}), mine, walk);
   const int num_units = units(m.num_tiles, kHeadUnitTiles);
   const size_t stride = head_rows(model_);
-  team_.each(phase++, num_units, [&](int i) {
+  team_.each(walk, num_units, [&](int i) {
     const uint8_t* x = inputs.get();
     const int tile = i * kHeadUnitTiles;
     const int count = std::min(kHeadUnitTiles, m.num_tiles - tile);

@@ -104,19 +104,19 @@ class Forward {
 
   void plan_attention();
   void reserve();
-  void body(int thread);
-  void embed(int& phase);
+  void body(Team::Walk& walk);
+  void embed(Team::Walk& walk);
   Region region(Source source, int layer, const Panels& panels,
                 std::initializer_list<const Matrix*> matrices) const;
   void fill(const Region& region, const Panels::Panel& panel, int lane, int from, int n,
             const float* row, uint8_t* out) const;
-  Inputs prepare(const Region& region, const Scratch& mine, int& phase) const;
+  Inputs prepare(const Region& region, const Scratch& mine, Team::Walk& walk) const;
   void prepare_token(const Region& region, int token, const Scratch& mine, uint8_t* out) const;
-  void project_qkv(const Layer& layer, int index, const Scratch& mine, int& phase);
-  void attend(int layer, int& phase);
-  void project_residual(const Matrix& matrix, Inputs inputs, const Scratch& mine, int& phase);
-  Inputs project_ffn(const Layer& layer, int index, const Scratch& mine, int& phase);
-  void project_logits(const Scratch& mine, int& phase);
+  void project_qkv(const Layer& layer, int index, const Scratch& mine, Team::Walk& walk);
+  void attend(int layer, Team::Walk& walk);
+  void project_residual(const Matrix& matrix, Inputs inputs, const Scratch& mine, Team::Walk& walk);
+  Inputs project_ffn(const Layer& layer, int index, const Scratch& mine, Team::Walk& walk);
+  void project_logits(const Scratch& mine, Team::Walk& walk);
   void store_head(const Layer& layer, int index, int kind, int head, int token, float* values);
   void gemm(const Matrix& m, int tile, int num_tiles, const Panels::Panel& panel,
             const uint8_t* activations, float* out, size_t stride) const;

@@ -74,8 +74,8 @@ double measure_bandwidth(size_t num_bytes, int num_threads, int repeats) {
   double best = 0;
   for (int i = 0; i < repeats; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    team.run(1, [&](int) {
-      team.each(0, num_pieces, [&](int piece) {
+    team.run([&](Team::Walk& walk) {
+      team.each(walk, num_pieces, [&](int piece) {
         const auto* p = reinterpret_cast<const uint64_t*>(buffer.data() + kPiece * piece);
         uint64_t sums[16] = {};
         for (size_t k = 0; k < kPiece / sizeof(uint64_t); k += 16) {

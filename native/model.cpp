@@ -172,8 +172,8 @@ Matrix Model::load_matrix(int fd, const TensorRef& ref, int rows, int inputs, bo
   Buffer raw(ref.num_bytes);
   read_exactly(fd, raw.data(), ref.num_bytes, ref.offset, ref.role);
   const int dim = shape_.head_dim;
-  team_.run(1, [&](int) {
-    team_.each(0, m.num_tiles, [&](int i) {
+  team_.run([&](Team::Walk& walk) {
+    team_.each(walk, m.num_tiles, [&](int i) {
       const uint8_t* sources[kLanes];
       for (int lane = 0; lane < kLanes; ++lane) {
         const int row = i * kLanes + lane;

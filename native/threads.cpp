@@ -34,9 +34,9 @@ void pause() {
 
 // Returns the value of `word` once it satisfies `is_there`: spins for a while,
 // then sleeps until it changes.
-template <class Condition>
-uint32_t wait_until(const std::atomic<uint32_t>& word, Condition is_there) {
-  uint32_t value = word.load(std::memory_order_acquire);
+template <class Word, class Condition>
+Word wait_until(const std::atomic<Word>& word, Condition is_there) {
+  Word value = word.load(std::memory_order_acquire);
   if (is_there(value)) return value;
   const int64_t deadline = now() + kSpinNanoseconds;
   do {
@@ -63,7 +63,8 @@ FloatingPointControl::FloatingPointControl() : saved_(0) {}
 FloatingPointControl::~FloatingPointControl() = default;
 #endif
 
-Team::Team(int num_threads) : num_threads_(std::max(1, num_threads)) {
+Team::Team(int num_threads)
+    : num_threads_(std::max(1, num_threads)), taken_(new Counter[num_threads_]) {
   try {
     for (int i = 1; i < num_threads_; ++i) workers_.emplace_back([this, i] { work(i); });
   } catch (...) {
@@ -81,15 +82,9 @@ void Team::stop() {
   for (auto& worker : workers_) worker.join();
 }
 
-void Team::run(int num_phases, const std::function<void(int)>& body) {
-  if (num_phases > num_phases_) {
-    phases_.reset(new Phase[num_phases]);
-    num_phases_ = num_phases;
-  }
-  for (int i = 0; i < num_phases; ++i) {
-    phases_[i].next.store(0, std::memory_order_relaxed);
-    phases_[i].done.store(0, std::memory_order_relaxed);
-  }
+void Team::run(const std::function<void(Walk&)>& body) {
+  for (int i = 0; i < num_threads_; ++i) taken_[i].word.store(0, std::memory_order_relaxed);
+  done_.word.store(0, std::memory_order_relaxed);
   body_ = &body;
   ++run_;
   if (num_threads_ > 1) {
@@ -99,7 +94,8 @@ void Team::run(int num_phases, const std::function<void(int)>& body) {
   }
   {
     const FloatingPointControl control;
-    body(0);
+    Walk walk(0);
+    body(walk);
   }
   if (num_threads_ > 1) {
     inside_.fetch_or(kClosed, std::memory_order_acq_rel);
@@ -124,7 +120,8 @@ void Team::work(int index) {
     if (run_ != last_run) {
       last_run = run_;
       const FloatingPointControl control;
-      (*body_)(index);
+      Walk walk(index);
+      (*body_)(walk);
     }
     leave();
   }
@@ -143,17 +140,47 @@ void Team::leave() {
   if (inside_.fetch_sub(1, std::memory_order_acq_rel) == (kClosed | 1)) inside_.notify_all();
 }
 
-// Adds this thread's items to those done, and waits for the others'.
-void Team::finish(Phase& phase, int num_done, int num_items) {
-  const auto all = static_cast<uint32_t>(num_items);
-  if (num_done > 0) {
-    const auto mine = static_cast<uint32_t>(num_done);
-    if (phase.done.fetch_add(mine, std::memory_order_acq_rel) + mine == all) {
-      phase.done.notify_all();
-      return;
+// The next item of `owner`'s share, or -1: none is left, or the phase is over for all.
+int Team::take(int owner, uint32_t phase, int num_items) {
+  const int64_t begin = static_cast<int64_t>(num_items) * owner / num_threads_;
+  const int64_t end = static_cast<int64_t>(num_items) * (owner + 1) / num_threads_;
+  std::atomic<uint64_t>& taken = taken_[owner].word;
+  uint64_t word = taken.load(std::memory_order_relaxed);
+  for (;;) {
+    const Count last = unpacked(word);
+    if (last.phase > phase) return -1;
+    const uint32_t number = last.phase == phase ? last.number : 0;
+    if (begin + number >= end) return -1;
+    if (taken.compare_exchange_weak(word, packed(phase, number + 1), std::memory_order_relaxed)) {
+      return static_cast<int>(begin + number);
     }
   }
-  wait_until(phase.done, [all](uint32_t done) { return done == all; });
+}
+
+// Adds this thread's items to those done, and waits for the others'.
+void Team::finish(uint32_t phase, int num_done, int num_items) {
+  const auto all = static_cast<uint32_t>(num_items);
+  std::atomic<uint64_t>& done = done_.word;
+  if (num_done > 0) {
+    // Nobody can count a later phase while items of this one are not counted.
+    uint64_t word = done.load(std::memory_order_relaxed);
+    uint32_t number;
+    do {
+      const Count last = unpacked(word);
+      number = (last.phase == phase ? last.number : 0) + static_cast<uint32_t>(num_done);
+    } while (!done.compare_exchange_weak(word, packed(phase, number), std::memory_order_acq_rel,
+                                         std::memory_order_relaxed));
+    if (number == all) {
+      done.notify_all();
+      return;
+    }
+  } else if (num_items <= 0) {
+    return;
+  }
+  wait_until(done, [phase, all](uint64_t word) {
+    const Count last = unpacked(word);
+    return last.phase > phase || (last.phase == phase && last.number == all);
+  });
 }
 
 int usable_cores() {

@@ -40,55 +40,79 @@ class Team {
 
   int size() const { return num_threads_; }
 
-  // Runs body(thread index) on the caller, as index 0, and on every thread that comes in time;
-  // returns when all that came have left. The body is a row of at most `num_phases` each() calls,
-  // the same on every thread, and throws nothing itself. Floating-point control is set to
-  // round-to-nearest without flushing meanwhile. The first exception of an item is thrown here,
-  // after all phases.
-  void run(int num_phases, const std::function<void(int)>& body);
+  // One thread's way through a run: who it is, and how many phases lie behind it.
+  class Walk {
+   public:
+    int thread() const { return thread_; }
 
-  // Hands out items [0, num_items) of phase `phase` to the threads that ask, and returns when all
-  // are done, by whomever. A phase waits for its items, not for threads: one that sleeps, or that
-  // lost its processor between items, holds up no phase (only the end of run(), once it is inside).
-  // Only inside run(), phases ascending from 0.
+   private:
+    friend class Team;
+    explicit Walk(int thread) : thread_(thread) {}
+    const int thread_;
+    uint32_t phase_ = 0;
+  };
+
+  // Runs the body on the caller, as thread 0, and on every thread that comes in time; returns when
+  // all that came have left. The body is a row of each() calls, the same on every thread, and
+  // throws nothing itself. Floating-point control is set to round-to-nearest without flushing
+  // meanwhile. The first exception of an item is thrown here, after all phases.
+  void run(const std::function<void(Walk&)>& body);
+
+  // The next phase: hands out items [0, num_items) to the threads that ask, and returns when all
+  // are done, by whomever. Each thread takes its own share of neighbours in ascending order, so
+  // that what it fetches ahead is what it needs next; then it helps the others. A phase waits for
+  // its items, not for threads: one that sleeps, or that lost its processor between items, holds
+  // up no phase (only the end of run(), once it is inside).
   template <class Item>
-  void each(int phase, int num_items, const Item& item) {
-    Phase& shared = phases_[phase];
+  void each(Walk& walk, int num_items, const Item& item) {
+    const uint32_t phase = ++walk.phase_;
     int num_done = 0;
-    for (;;) {
-      const int i = shared.next.fetch_add(1, std::memory_order_relaxed);
-      if (i >= num_items) break;
-      try {
-        item(i);
-      } catch (...) {
-        keep(std::current_exception());
+    for (int i = 0; i < num_threads_; ++i) {
+      const int owner = (walk.thread_ + i) % num_threads_;
+      for (int at; (at = take(owner, phase, num_items)) >= 0; ++num_done) {
+        try {
+          item(at);
+        } catch (...) {
+          keep(std::current_exception());
+        }
       }
-      ++num_done;
     }
-    finish(shared, num_done, num_items);
+    finish(phase, num_done, num_items);
   }
 
  private:
-  struct alignas(64) Phase {
-    std::atomic<int> next{0};
-    alignas(64) std::atomic<uint32_t> done{0};
+  // A count that belongs to one phase of a run: zero in the later ones, until somebody counts.
+  // Two words per thread serve all phases, so they stay in the caches.
+  struct alignas(64) Counter {
+    std::atomic<uint64_t> word{0};
   };
+  struct Count {
+    uint32_t phase;
+    uint32_t number;
+  };
+  static Count unpacked(uint64_t word) {
+    return {static_cast<uint32_t>(word >> 32), static_cast<uint32_t>(word)};
+  }
+  static uint64_t packed(uint32_t phase, uint32_t number) {
+    return static_cast<uint64_t>(phase) << 32 | number;
+  }
 
   void work(int index);
   void stop();
   bool enter();
   void leave();
-  void finish(Phase& phase, int num_done, int num_items);
+  int take(int owner, uint32_t phase, int num_items);
+  void finish(uint32_t phase, int num_done, int num_items);
   void keep(std::exception_ptr error);
 
   static constexpr uint32_t kClosed = 1u << 31;
 
   const int num_threads_;
   std::vector<std::thread> workers_;
-  const std::function<void(int)>* body_ = nullptr;
+  const std::function<void(Walk&)>* body_ = nullptr;
   uint64_t run_ = 0;  // numbers the runs; changes while nobody is inside
-  std::unique_ptr<Phase[]> phases_;
-  int num_phases_ = 0;
+  std::unique_ptr<Counter[]> taken_;  // of each thread's share, by whomever
+  Counter done_;
   alignas(64) std::atomic<uint32_t> round_{0};         // bumped to start a run
   alignas(64) std::atomic<uint32_t> inside_{kClosed};  // workers inside, and whether more may enter
   std::atomic<bool> stopping_{false};

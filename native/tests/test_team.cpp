@@ -39,7 +39,7 @@ HEADRACE_TEST(team_runs_each_thread_at_most_once) {
     CHECK(team.size() == n);
     for (int round = 0; round < rounds(300); ++round) {
       std::vector<int> ran(n, 0);  // plain: the end of run() must publish it
-      team.run(0, [&](int thread) { ++ran[thread]; });
+      team.run([&](Team::Walk& walk) { ++ran[walk.thread()]; });
       CHECK_FOR(ran[0] == 1, "threads", n);
       for (int i = 1; i < n; ++i) CHECK_FOR(ran[i] <= 1, "threads", n, "thread", i);
     }
@@ -51,7 +51,7 @@ HEADRACE_TEST(team_of_less_than_one_is_the_caller) {
     Team team(n);
     CHECK(team.size() == 1);
     const auto caller = std::this_thread::get_id();
-    team.run(1, [&](int) { CHECK(std::this_thread::get_id() == caller); });
+    team.run([&](Team::Walk&) { CHECK(std::this_thread::get_id() == caller); });
   }
 }
 
@@ -62,9 +62,9 @@ HEADRACE_TEST(team_hands_out_each_item_once) {
     for (int round = 0; round < rounds(60); ++round) {
       const int phases = 1 + round % 7, items = round % 40;
       std::vector<int> taken(phases * items, 0);
-      team.run(phases, [&](int) {
+      team.run([&](Team::Walk& walk) {
         for (int phase = 0; phase < phases; ++phase) {
-          team.each(phase, items, [&](int i) { ++taken[phase * items + i]; });
+          team.each(walk, items, [&](int i) { ++taken[phase * items + i]; });
         }
       });
       for (const int count : taken) CHECK_FOR(count == 1, "threads", n, "round", round);
@@ -80,10 +80,10 @@ HEADRACE_TEST(team_phases_order_memory) {
     const int steps = rounds(400), width = 2 * n + 1;
     std::vector<int> value(width, 0);
     std::atomic<int> wrong{0};
-    team.run(2 * steps, [&](int) {
+    team.run([&](Team::Walk& walk) {
       for (int step = 0; step < steps; ++step) {
-        team.each(2 * step, width, [&](int i) { value[i] = step; });
-        team.each(2 * step + 1, width, [&](int i) { wrong += value[width - 1 - i] != step; });
+        team.each(walk, width, [&](int i) { value[i] = step; });
+        team.each(walk, width, [&](int i) { wrong += value[width - 1 - i] != step; });
       }
     });
     CHECK_FOR(wrong == 0, "threads", n);
@@ -99,12 +99,12 @@ HEADRACE_TEST(team_wakes_sleepers) {
     for (int round = 0; round < rounds(60); ++round) {
       std::vector<int> seen(n, 0);
       std::atomic<int> wrong{0};
-      team.run(2, [&](int) {
-        team.each(0, n, [&](int i) {
+      team.run([&](Team::Walk& walk) {
+        team.each(walk, n, [&](int i) {
           if (i == round % n) std::this_thread::sleep_for(nap);
           seen[i] = 1;
         });
-        team.each(1, n, [&](int i) { wrong += seen[n - 1 - i] != 1; });
+        team.each(walk, n, [&](int i) { wrong += seen[n - 1 - i] != 1; });
       });
       CHECK(wrong == 0);
       if (round % 3 == 0) std::this_thread::sleep_for(nap);
@@ -118,11 +118,11 @@ HEADRACE_TEST(team_does_not_wait_for_latecomers) {
   for (int round = 0; round < rounds(40); ++round) {
     std::atomic<int> done{0};
     std::atomic<bool> is_over{false};
-    team.run(50, [&](int thread) {
-      if (thread != 0) {
+    team.run([&](Team::Walk& walk) {
+      if (walk.thread() != 0) {
         while (!is_over) std::this_thread::yield();
       }
-      for (int phase = 0; phase < 50; ++phase) team.each(phase, 4, [&](int) { ++done; });
+      for (int phase = 0; phase < 50; ++phase) team.each(walk, 4, [&](int) { ++done; });
       is_over = true;
     });
     CHECK(done == 200);
@@ -138,20 +138,40 @@ HEADRACE_TEST(team_throws_what_an_item_throws) {
       std::atomic<int> done{0};
       bool thrown = false;
       try {
-        team.run(2, [&](int) {
-          team.each(0, 9, [&](int i) {
+        team.run([&](Team::Walk& walk) {
+          team.each(walk, 9, [&](int i) {
             ++done;
             if (i % 3 == 1) throw std::runtime_error("item");
           });
-          team.each(1, 5, [&](int) { ++done; });
+          team.each(walk, 5, [&](int) { ++done; });
         });
       } catch (const std::runtime_error&) {
         thrown = true;
       }
       CHECK(thrown);
       CHECK(done == 14);
-      team.run(1, [&](int) { team.each(0, 3, [&](int) { ++done; }); });
+      team.run([&](Team::Walk& walk) { team.each(walk, 3, [&](int) { ++done; }); });
       CHECK(done == 17);
+    }
+  }
+}
+
+// A thread takes neighbours of its own share, ascending, before it helps the others.
+HEADRACE_TEST(team_gives_each_thread_neighbours) {
+  constexpr int kThreads = 4, kItems = 4 * 16;
+  Team team(kThreads);
+  for (int round = 0; round < rounds(40); ++round) {
+    std::vector<std::vector<int>> taken(kThreads);
+    team.run([&](Team::Walk& walk) {
+      team.each(walk, kItems, [&](int i) { taken[walk.thread()].push_back(i); });
+    });
+    for (int thread = 0; thread < kThreads; ++thread) {
+      const auto& items = taken[thread];
+      const auto owner = [](int item) { return item / (kItems / kThreads); };
+      for (size_t i = 1; i < items.size(); ++i) {
+        if (owner(items[i]) == owner(items[i - 1])) CHECK(items[i] > items[i - 1]);
+        CHECK_FOR(owner(items[i]) != thread || owner(items[i - 1]) == thread, "thread", thread);
+      }
     }
   }
 }
@@ -161,7 +181,7 @@ HEADRACE_TEST(teams_come_and_go) {
     Team idle(3);
     Team used(1 + round % 4);
     std::atomic<int> count{0};
-    used.run(1, [&](int) { used.each(0, 7, [&](int) { ++count; }); });
+    used.run([&](Team::Walk& walk) { used.each(walk, 7, [&](int) { ++count; }); });
     CHECK(count == 7);
   }
 }
@@ -173,7 +193,7 @@ HEADRACE_TEST(two_teams_at_once) {
     callers.emplace_back([&] {
       Team team(2);
       for (int round = 0; round < rounds(200); ++round) {
-        team.run(1, [&](int) { team.each(0, 2, [&](int) { ++count; }); });
+        team.run([&](Team::Walk& walk) { team.each(walk, 2, [&](int) { ++count; }); });
       }
     });
   }
@@ -193,10 +213,10 @@ HEADRACE_TEST(team_sets_floating_point_control) {
     std::vector<unsigned> inside(3);
     // Every thread gets in: the caller's item lasts until the others have had theirs.
     std::atomic<int> arrived{0};
-    team.run(1, [&](int thread) {
-      inside[thread] = _mm_getcsr() & ~kFlags;
+    team.run([&](Team::Walk& walk) {
+      inside[walk.thread()] = _mm_getcsr() & ~kFlags;
       ++arrived;
-      team.each(0, 1, [&](int) {
+      team.each(walk, 1, [&](int) {
         while (arrived < 3) std::this_thread::yield();
       });
     });
