@@ -2,8 +2,19 @@
 
     HeadraceError
     ├── InvalidRequest          400  the caller asked for something impossible; names the field
-    │   └── ContextLengthExceeded
-    ├── ModelNotFound           404  no model of that name is here or in the catalogue
+    │   ├── ContextLengthExceeded    the prompt, or prompt and answer, do not fit
+    │   ├── ToolUseFailed            the model called no tool, an unknown one, or one wrongly
+    │   └── JSONValidateFailed       the model's answer is not the JSON that was asked for
+    ├── AuthenticationFailed    401  no key, or one that is not known
+    ├── Forbidden               403  a foreign web page, or a host that this server is not
+    ├── NotFound                404
+    │   ├── ModelNotFound            no model of that name is here or in the catalogue
+    │   ├── UnknownURL               no such path, or another method
+    │   └── EndpointNotOffered       Groq has it, headrace does not
+    ├── BodyTooLarge            413  the body is longer than the server reads
+    ├── RateLimited             429  a limit of this key is used up; says when to come again
+    │   └── RequestTooLarge     413  more tokens than the limit could ever allow
+    ├── FlexCapacityExceeded    498  no room now for a request that does not want to wait
     ├── ModelError              500  a model file or its parts cannot be used
     │   ├── InvalidModelFile         broken, truncated or hostile GGUF; names file and field
     │   ├── UnsupportedModel         a sound file that this version cannot run; lists what it can
@@ -11,10 +22,15 @@
     ├── PullError               502  a model could not be fetched
     │   ├── SourceUnavailable        offline, or the source has no such file
     │   ├── HashMismatch             the bytes that came are not the bytes that were promised
-    │   └── StorageError             disk full, not writable, or locked by another process
-    ├── EngineOverloaded        503  a queue is full; try again later
-    ├── EngineClosed            503  the engine is shutting down or has stopped
+    │   └── StorageError        507  disk full, not writable, or locked by another process
+    ├── Unavailable             503  not now; says when to come again
+    │   ├── EngineOverloaded         a queue is full
+    │   ├── EngineClosed             the engine is shutting down or has stopped
+    │   ├── ModelLoading             the server is up, its model not yet
+    │   └── ServerDraining           the server finishes what it has and takes no more
+    ├── GenerationTimeout       504  no token, or no end, within the time allowed
     ├── GenerationFailed        500  one sequence failed (NaN logits, empty grammar mask)
+    ├── SettingsError           500  a setting is unknown, contradictory or out of range
     └── BenchError              500  a benchmark or a peer it compares with cannot run
 
 Each class carries its HTTP status, wire type and wire code; the server adds no table of its own.
@@ -29,6 +45,10 @@ class HeadraceError(Exception):
     status = 500
     wire_type = "internal_server_error"
     code: str | None = None
+    retry_after_s: float | None = None
+    """When to come again, where that is known."""
+    failed_generation: str | None = None
+    """What the model said, where that is what is wrong."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -45,10 +65,76 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
-class ModelNotFound(HeadraceError):
+class _FailedAnswer(InvalidRequest):
+    def __init__(self, message: str, failed_generation: str) -> None:
+        super().__init__(message)
+        self.failed_generation = failed_generation
+
+
+class ToolUseFailed(_FailedAnswer):
+    code = "tool_use_failed"
+
+
+class JSONValidateFailed(_FailedAnswer):
+    code = "json_validate_failed"
+
+
+class AuthenticationFailed(HeadraceError):
+    status = 401
+    wire_type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(HeadraceError):
+    status = 403
+    wire_type = "invalid_request_error"
+    code = "forbidden"
+
+
+class NotFound(HeadraceError):
     status = 404
     wire_type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class UnknownURL(NotFound):
+    code = "unknown_url"
+
+
+class EndpointNotOffered(NotFound):
+    code = "endpoint_not_offered"
+
+
+class BodyTooLarge(HeadraceError):
+    status = 413
+    wire_type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class RateLimited(HeadraceError):
+    """`wire_type` is `requests` or `tokens`, whichever limit was met."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, wire_type: str, retry_after_s: float | None) -> None:
+        super().__init__(message)
+        self.wire_type = wire_type
+        self.retry_after_s = retry_after_s
+
+
+class RequestTooLarge(RateLimited):
+    status = 413
+
+
+class FlexCapacityExceeded(HeadraceError):
+    status = 498
+    wire_type = "invalid_request_error"
+    code = "capacity_exceeded"
 
 
 class ModelError(HeadraceError):
@@ -85,20 +171,42 @@ class StorageError(PullError):
     code = "storage_error"
 
 
-class EngineOverloaded(HeadraceError):
+class Unavailable(HeadraceError):
     status = 503
-    wire_type = "service_unavailable_error"
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineOverloaded(Unavailable):
     code = "engine_overloaded"
 
 
-class EngineClosed(HeadraceError):
-    status = 503
-    wire_type = "service_unavailable_error"
+class EngineClosed(Unavailable):
     code = "engine_closed"
+
+
+class ModelLoading(Unavailable):
+    code = "model_loading"
+
+
+class ServerDraining(Unavailable):
+    code = "server_draining"
+
+
+class GenerationTimeout(HeadraceError):
+    status = 504
+    code = "generation_timeout"
 
 
 class GenerationFailed(HeadraceError):
     code = "generation_failed"
+
+
+class SettingsError(HeadraceError):
+    code = "invalid_settings"
 
 
 class BenchError(HeadraceError):

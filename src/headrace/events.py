@@ -2,7 +2,7 @@
 
 Every choice of a request speaks for itself, in this order and no other:
 
-    Started  Delta*  (Finished | Failed)
+    Started  (Delta | ToolCall)*  (Finished | Failed)
 
 A stream carries the events of all `n` choices, interleaved; each event names its `choice`. A choice
 that ends before a step computed for it says its terminal event alone. The stream ends after the
@@ -19,9 +19,10 @@ from typing import Literal, TypeAlias
 
 from headrace.errors import HeadraceError
 
-FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "tool_calls"]
 """`stop`: an end-of-generation token, a stop string or a finished grammar. `length`: `max_tokens`
-or the context is used up. `cancelled`: somebody said so."""
+or the context is used up. `cancelled`: somebody said so. `tool_calls`: the answer calls tools (said
+above the engine, by whoever reads calls in its text)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,22 @@ class Delta:
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each of `token_ids` where asked for, else empty."""
+    reasoning: str = ""
+    """Text that the model thought rather than said: said above the engine, by whoever reads the
+    markers in its text. Thoughts come before `text`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One whole call of a tool, read in the text; the tokens it was made of are in deltas."""
+
+    choice: int
+    index: int
+    """0 for the first call of this choice."""
+    id: str
+    name: str
+    arguments: str
+    """JSON text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +128,7 @@ class Failed:
     timings: Timings
 
 
-Event: TypeAlias = Started | Delta | Finished | Failed
+Event: TypeAlias = Started | Delta | ToolCall | Finished | Failed
 
 
 def merge(deltas: list[Delta]) -> Delta:
@@ -125,6 +142,7 @@ def merge(deltas: list[Delta]) -> Delta:
         tuple(chain.from_iterable(delta.token_ids for delta in deltas)),
         "".join([delta.text for delta in deltas]),
         tuple(chain.from_iterable(delta.logprobs for delta in deltas)),
+        "".join([delta.reasoning for delta in deltas]),
     )
 
 
@@ -155,6 +173,8 @@ class Choice:
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
     reason: FinishReason
     matched_stop: str | None
     usage: Usage
@@ -167,27 +187,35 @@ def fold(events: Iterable[Event]) -> list[Choice]:
     Raises the error of the first choice that failed, and `ValueError` where a choice has not ended.
     """
     deltas: dict[int, list[Delta]] = {}
+    calls: dict[int, list[ToolCall]] = {}
     finished: dict[int, Finished] = {}
     for event in events:
         spoken = deltas.setdefault(event.choice, [Delta(event.choice, 0, (), "")])
         match event:
             case Delta():
                 spoken.append(event)
+            case ToolCall():
+                calls.setdefault(event.choice, []).append(event)
             case Finished():
                 finished[event.choice] = event
             case Failed():
                 raise event.error
     if unended := deltas.keys() - finished.keys():
         raise ValueError(f"choice {min(unended)} has no terminal event: the stream was cut")
-    return [_choice(merge(deltas[index]), end) for index, end in sorted(finished.items())]
+    return [
+        _choice(merge(deltas[index]), calls.get(index, []), end)
+        for index, end in sorted(finished.items())
+    ]
 
 
-def _choice(whole: Delta, end: Finished) -> Choice:
+def _choice(whole: Delta, calls: list[ToolCall], end: Finished) -> Choice:
     return Choice(
         index=end.choice,
         text=whole.text,
         token_ids=whole.token_ids,
         logprobs=whole.logprobs,
+        reasoning=whole.reasoning,
+        tool_calls=tuple(calls),
         reason=end.reason,
         matched_stop=end.matched_stop,
         usage=end.usage,

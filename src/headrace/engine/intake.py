@@ -43,7 +43,12 @@ class Intake:
             param, tokens = "prompt", self._bare(request.prompt)
         else:
             assert request.messages is not None  # a request has exactly one of the three
-            rendered = self._template.render(request.messages)
+            rendered = self._template.render(
+                request.messages,
+                request.tools or None,
+                continue_final_message=request.continue_final_message,
+                **request.template_variables,
+            )
             param, tokens = "messages", array("i", self._tokenizer.encode_prompt(rendered))
         if not tokens:
             raise InvalidRequest(f"`{param}` has no tokens; it needs at least one", param=param)

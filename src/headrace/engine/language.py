@@ -33,4 +33,11 @@ class Tokenizer(Protocol):
 class Template(Protocol):
     """See `headrace.model.template`."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt: ...
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> RenderedPrompt: ...

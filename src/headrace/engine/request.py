@@ -35,6 +35,12 @@ class Request:
 
     messages: Sequence[Message] | None = None
     """A conversation, rendered with the model's chat template."""
+    tools: Sequence[Message] = ()
+    """Functions that the chat template tells the model of, as on the wire."""
+    continue_final_message: bool = False
+    """The last message is an answer's beginning: go on exactly where it ends."""
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    """Further ones that the chat template reads, for example `enable_thinking`."""
     prompt: str | None = None
     """Text to go on from as it is, without a template."""
     token_ids: Sequence[int] | None = None
@@ -174,7 +180,7 @@ _INTEGERS = {
     "top_logprobs": (0, MAX_TOP_LOGPROBS, f"a whole number from 0 to {MAX_TOP_LOGPROBS}"),
 }
 _OPTIONAL = ("max_tokens", "seed")
-_BOOLEANS = ("ignore_eos", "logprobs")
+_BOOLEANS = ("ignore_eos", "logprobs", "continue_final_message")
 
 
 def _check_numbers(request: Request) -> None:

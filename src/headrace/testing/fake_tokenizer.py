@@ -46,13 +46,23 @@ class FakeTokenizer:
 class FakeTemplate:
     """Writes `<|start|>role:content<|end|>` for each message, and begins the answer."""
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> RenderedPrompt:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> RenderedPrompt:
+        """Tools and variables are left out: a fake model reads neither."""
         text = ""
         spans: list[tuple[int, int]] = []
-        for message in messages:
+        for index, message in enumerate(messages):
             head = f"<|start|>{message['role']}:"
             spans.append((len(text), len(text) + len(head)))
             text += head + str(message.get("content") or "")
+            if continue_final_message and index == len(messages) - 1:
+                return RenderedPrompt(text, tuple(spans))
             spans.append((len(text), len(text) + len("<|end|>")))
             text += "<|end|>"
         tail = "<|start|>assistant:"

@@ -1,0 +1,1 @@
+"""What happened, as facts, and who may hear of them."""

@@ -1,0 +1,1 @@
+"""Every generation's numbered events, and those who read them."""

@@ -1,0 +1,143 @@
+"""What a client asks for, whichever endpoint it used: plain, checked values.
+
+Field names are those of the wire. A field that was absent or null has its default; what only the
+server knows (models, context, limits) is not checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+JSON: TypeAlias = Any
+"""What `json.loads` gives."""
+
+Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool", "function"]
+ReasoningFormat: TypeAlias = Literal["raw", "parsed", "hidden"]
+ServiceTier: TypeAlias = Literal["auto", "on_demand", "flex", "performance"]
+
+DEFAULT_MAX_TOKENS = 1024
+"""Where a request names no limit; capped to the room that is left."""
+DEFAULT_TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, JSON] | None = None
+    """JSON schema of its arguments; None: an object with anything in it."""
+    strict: bool = False
+
+    def as_wire(self) -> dict[str, JSON]:
+        """As chat templates expect it."""
+        function: dict[str, JSON] = {"name": self.name}
+        if self.description is not None:
+            function["description"] = self.description
+        function["parameters"] = self.parameters or {"type": "object", "properties": {}}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTool:
+    """`tool_choice`: this tool and no other."""
+
+    name: str
+
+
+ToolChoice: TypeAlias = Literal["none", "auto", "required"] | NamedTool
+
+
+@dataclass(frozen=True, slots=True)
+class JSONObject:
+    """`response_format`: any JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class JSONSchema:
+    """`response_format`: JSON that a schema describes."""
+
+    name: str
+    schema: Mapping[str, JSON]
+    strict: bool = False
+
+
+ResponseFormat: TypeAlias = JSONObject | JSONSchema | None
+"""None: text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One question to a model: exactly one of `messages`, `prompt` and `token_ids`."""
+
+    model: str
+    """As asked for: maybe an alias."""
+    messages: tuple[Mapping[str, JSON], ...] | None = None
+    """Checked, with nulls left out and text parts joined; template-ready."""
+    prompt: str | None = None
+    """Raw text to go on from, without a template (`/completions`)."""
+    token_ids: tuple[int, ...] | None = None
+    """Raw tokens to go on from (`/completions`)."""
+    continues: bool = False
+    """The last message is an answer's beginning: go on exactly where it ends. Set where the last
+    message is the assistant's, and where `/chat/completions` got `prompt` (appended as one)."""
+
+    max_tokens: int | None = None
+    """As asked for; None: `DEFAULT_MAX_TOKENS`, capped."""
+    temperature: float = DEFAULT_TEMPERATURE
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: bool = False
+    top_logprobs: int = 0
+    ignore_eos: bool = False
+
+    stream: bool | None = None
+    """None: the field was absent; see `server/negotiation.py`."""
+    include_usage: bool = False
+
+    response_format: ResponseFormat = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    """`none` where there are no tools."""
+    parallel_tool_calls: bool = True
+    disable_tool_validation: bool = False
+
+    reasoning_format: ReasoningFormat | None = None
+    """None: what suits the model."""
+    reasoning_effort: str | None = None
+    include_reasoning: bool = True
+    service_tier: ServiceTier = "on_demand"
+    user: str | None = None
+    template_variables: Mapping[str, JSON] = field(default_factory=dict)
+    """Further ones that the chat template reads (`chat_template_kwargs`)."""
+
+    ignored: tuple[str, ...] = ()
+    """Fields that were sent and have no effect, by path: for `x-headrace-ignored`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What every part of one answer carries."""
+
+    id: str
+    """`chatcmpl-…`, `cmpl-…` or `resp_…`."""
+    request_id: str
+    """`req_…`: also the header `x-request-id`."""
+    created: int
+    """Unix seconds."""
+    model: str
+    """As asked for."""
+    fingerprint: str
+    """`fp_…`: of the model and the numerics that answer."""
+    service_tier: ServiceTier = "on_demand"
