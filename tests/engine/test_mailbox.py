@@ -36,8 +36,21 @@ def in_thread(work: Callable[[], Any]) -> threading.Thread:
 
 
 class TestInbox:
+    def test_a_long_queue_refuses_and_says_when_to_come_again(self) -> None:
+        inbox = Inbox(Admission(8, max_queue_s=1.0))
+        first, second = submission(), submission()
+        inbox.token_s = 3.0 / len(first.prompt)
+        inbox.submit(first)  # an empty queue takes any request
+        assert inbox.backlog.queue_s == pytest.approx(3.0)
+        with pytest.raises(EngineOverloaded) as refused:
+            inbox.submit(second)
+        assert refused.value.retry_after_s == pytest.approx(2.0)
+        inbox.began(first)
+        inbox.submit(second)
+        assert inbox.num_pending == 2
+
     def test_commands_come_in_order_and_once(self) -> None:
-        inbox = Inbox(Admission(8))
+        inbox = Inbox(Admission(8, 60.0))
         first, second = submission(), submission()
         inbox.submit(first)
         inbox.cancel(first)
@@ -46,7 +59,7 @@ class TestInbox:
         assert inbox.drain() == []
 
     def test_a_full_inbox_refuses_and_keeps_nothing(self) -> None:
-        inbox = Inbox(Admission(1))
+        inbox = Inbox(Admission(1, 60.0))
         inbox.submit(submission())
         with pytest.raises(EngineOverloaded, match="max_pending"):
             inbox.submit(submission())
@@ -55,7 +68,7 @@ class TestInbox:
         inbox.submit(submission())
 
     def test_a_closed_inbox_refuses(self) -> None:
-        inbox = Inbox(Admission(1))
+        inbox = Inbox(Admission(1, 60.0))
         inbox.close("gone fishing")
         inbox.close("again")
         with pytest.raises(EngineClosed, match="gone fishing"):
@@ -64,7 +77,7 @@ class TestInbox:
 
     @pytest.mark.parametrize("wake", ["submit", "cancel", "close"])
     def test_waiting_ends_with_any_reason_to_work(self, wake: str) -> None:
-        inbox = Inbox(Admission(1))
+        inbox = Inbox(Admission(1, 60.0))
         thread = in_thread(inbox.wait)
         {
             "submit": lambda: inbox.submit(submission()),
@@ -75,7 +88,7 @@ class TestInbox:
         assert not thread.is_alive()
 
     def test_what_came_before_waiting_is_not_slept_through(self) -> None:
-        inbox = Inbox(Admission(1))
+        inbox = Inbox(Admission(1, 60.0))
         inbox.submit(submission())
         inbox.wait()
 

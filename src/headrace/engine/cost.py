@@ -85,6 +85,11 @@ class CostModel:
         """What is believed now."""
         return StepRates(self._base_s, self._token_s, self._read_s, self._pair_s)
 
+    @property
+    def token_s(self) -> float:
+        """Seconds a prompt token, attention left out."""
+        return self._token_s
+
     def estimate(self, spans: Iterable[Work]) -> float:
         """Seconds for one step that computes `spans`."""
         return self._base_s + sum(self.price(span.num_tokens, span.position) for span in spans)

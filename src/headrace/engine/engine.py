@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from headrace.engine.admission import Admission
+from headrace.engine.admission import Admission, Backlog
 from headrace.engine.cost import CostModel, StepRates
 from headrace.engine.intake import Intake
 from headrace.engine.kv_cache import KVCache
@@ -28,7 +28,7 @@ from headrace.engine.profile import StepProfile
 from headrace.engine.request import Request
 from headrace.engine.scheduler import Scheduler, SchedulerConfig
 from headrace.engine.stream import AnyReader, Generation, Stream, Ticket
-from headrace.model.interface import Model, ModelSpec
+from headrace.model.interface import Model, ModelSpec, TokenIds
 
 Join: TypeAlias = Callable[[], None]
 """Waits until the engine's loop has ended."""
@@ -43,6 +43,9 @@ class EngineConfig:
 
     max_pending: int = 1024
     """Requests that may run or wait at a time; more are refused with `EngineOverloaded`."""
+    max_queue_s: float = 60.0
+    """How long the prompts that wait may take to compute; beyond it, requests are refused with
+    `EngineOverloaded`."""
     context_length: int | None = None
     """The most tokens of one choice, prompt included; None: as many as the model was made for."""
     pool_bytes: int | None = None
@@ -51,10 +54,24 @@ class EngineConfig:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
     def __post_init__(self) -> None:
+        if not self.max_queue_s > 0:
+            raise ValueError(f"max_queue_s must be above 0, not {self.max_queue_s}")
         for name, least in (("max_pending", 1), ("context_length", 2), ("pool_bytes", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request as tokens, ready to be submitted."""
+
+    request: Request
+    prompt: TokenIds
+    max_num_tokens: int
+    """The most tokens of one choice, prompt included."""
+    received_at: float
+    """Seconds on the engine's clock: waiting counts from here."""
 
 
 def in_thread(loop: EngineLoop) -> Join:
@@ -110,7 +127,7 @@ class Engine:
             context_length=self._context_length,
             why_context=why_context,
         )
-        self._inbox = Inbox(Admission(config.max_pending))
+        self._inbox = Inbox(Admission(config.max_pending, config.max_queue_s))
         scheduler = Scheduler(config.scheduler, kv, CostModel(rates))
         self._loop = EngineLoop(model, scheduler, tokenizer, self._inbox, clock)
         # Runs once: on close, when the engine is dropped, or when the process ends.
@@ -125,7 +142,7 @@ class Engine:
         isa: str | None = None,
         config: EngineConfig | None = None,
     ) -> Self:
-        """Load a model by its name or its `.gguf` file; None is the default model. One that is
+        """Backlog a model by its name or its `.gguf` file; None is the default model. One that is
         known but not here yet is fetched first.
 
         `threads` and `isa` None: what suits this machine. Raises `ModelNotFound`, `ModelError`,
@@ -140,14 +157,37 @@ class Engine:
         """The events of an answer, for `async with`; the request is made when that is entered."""
 
         def submit(reader: LoopReader) -> Ticket[LoopReader]:
-            return self._ticket(request, reader)
+            return self.submit(self.prepare(request), reader)
 
         return Stream(submit)
 
     def generate_sync(self, request: Request) -> Generation:
         """The answer for a plain thread. Raises `InvalidRequest`, `EngineOverloaded` and
         `EngineClosed` at once."""
-        return Generation(self._ticket(request, ThreadReader()))
+        return Generation(self.submit(self.prepare(request), ThreadReader()))
+
+    def prepare(self, request: Request) -> Prepared:
+        """A request as tokens, to be submitted once. Spends time in proportion to its length, and
+        nothing of the engine's. Raises `InvalidRequest`, `ContextLengthExceeded`."""
+        received_at = self._clock()
+        prompt = self._intake.prompt(request)
+        max_num_tokens = self._intake.max_num_tokens(request, len(prompt))
+        return Prepared(request, prompt, max_num_tokens, received_at)
+
+    def submit(self, prepared: Prepared, reader: AnyReader) -> Ticket[AnyReader]:
+        """Let `reader` hear the answer. Raises `EngineOverloaded` and `EngineClosed`, and then
+        keeps nothing."""
+        request = prepared.request
+        submission = Submission(
+            request_id=os.urandom(12).hex(),
+            request=request,
+            prompt=prepared.prompt,
+            max_num_tokens=prepared.max_num_tokens,
+            seed=_new_seed() if request.seed is None else request.seed,
+            reader=reader,
+            submitted_at=prepared.received_at,
+        )
+        return Ticket(self._inbox, submission, reader)
 
     @property
     def spec(self) -> ModelSpec:
@@ -165,6 +205,11 @@ class Engine:
     @property
     def template(self) -> Template:
         return self._template
+
+    @property
+    def backlog(self) -> Backlog:
+        """What waits, and for how long about."""
+        return self._inbox.backlog
 
     def stats(self) -> EngineStats:
         """How busy the engine is. Each figure is true by itself at some moment of the call."""
@@ -188,20 +233,6 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _ticket(self, request: Request, reader: AnyReader) -> Ticket[AnyReader]:
-        submitted_at = self._clock()
-        prompt = self._intake.prompt(request)
-        submission = Submission(
-            request_id=os.urandom(12).hex(),
-            request=request,
-            prompt=prompt,
-            max_num_tokens=self._intake.max_num_tokens(request, len(prompt)),
-            seed=_new_seed() if request.seed is None else request.seed,
-            reader=reader,
-            submitted_at=submitted_at,
-        )
-        return Ticket(self._inbox, submission, reader)
 
 
 def _shut(inbox: Inbox, join: Join) -> None:

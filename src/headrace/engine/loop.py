@@ -69,6 +69,8 @@ class EngineLoop:
         self._voices: dict[int, Voice] = {}
         self._jobs: dict[Reader, list[Voice]] = {}
         """The choices of each stream that have not ended. Never an empty list between steps."""
+        self._queued: set[Submission] = set()
+        """Submissions for which no step has computed yet."""
         self._num_still = 0
 
     def run(self) -> None:
@@ -161,6 +163,7 @@ class EngineLoop:
     def _open(self, submission: Submission) -> None:
         """Let each choice grow a sequence; one that cannot begin fails alone."""
         voices = self._jobs[submission.reader] = []
+        self._queued.add(submission)
         for choice in range(submission.request.n):
             try:
                 voice = self._voice(submission, choice)
@@ -205,6 +208,7 @@ class EngineLoop:
             voice = self._voices[sequence.id]
             started = voice.start(self._clock())
             if started is not None:
+                self._dequeue(voice.submission)
                 self._post(voice.submission, started)
 
     def _compute(self, plan: Plan) -> bool:
@@ -220,7 +224,9 @@ class EngineLoop:
                 failure = GenerationFailed(f"the model failed while it computed this: {error}")
                 self._fail(self._voices[planned.sequence.id], failure)
             return False
-        self._scheduler.cost.observe(plan.spans, self._watch.lap("model"))
+        cost = self._scheduler.cost
+        cost.observe(plan.spans, self._watch.lap("model"))
+        self._inbox.token_s = cost.token_s
         self._scheduler.complete(plan)
         return True
 
@@ -304,7 +310,13 @@ class EngineLoop:
         timings = Timings(self._clock() - submission.submitted_at, 0.0, 0.0)
         self._post(submission, Failed(choice, error, usage, timings))
 
+    def _dequeue(self, submission: Submission) -> None:
+        if submission in self._queued:
+            self._queued.remove(submission)
+            self._inbox.began(submission)
+
     def _forget(self, submission: Submission) -> None:
+        self._dequeue(submission)
         del self._jobs[submission.reader]
         self._inbox.ended()
 

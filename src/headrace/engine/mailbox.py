@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from headrace.engine.admission import Admission
+from headrace.engine.admission import Admission, Backlog
 from headrace.engine.request import Request
 from headrace.errors import EngineClosed
 from headrace.events import Event, merge_all
@@ -134,7 +134,10 @@ class Inbox:
         self._changed = threading.Condition()
         self._commands: list[Command] = []
         self._num_pending = 0
+        self._num_queued_tokens = 0
         self._admission = admission
+        self.token_s = 0.0
+        """Measured seconds a prompt token: the engine thread writes it, admission reads it."""
         self._closed_because: str | None = None
 
     @property
@@ -151,13 +154,19 @@ class Inbox:
         """Requests that were submitted and have not ended."""
         return self._num_pending
 
+    @property
+    def backlog(self) -> Backlog:
+        """Any thread: what the engine has before it."""
+        return Backlog(self._num_pending, self._num_queued_tokens, self.token_s)
+
     def submit(self, submission: Submission) -> None:
         """Any thread. Raises `EngineOverloaded` and `EngineClosed`, and then keeps nothing."""
         with self._changed:
             if self._closed_because is not None:
                 raise EngineClosed(self._closed_because)
-            self._admission.check(self._num_pending)
+            self._admission.check(self.backlog)
             self._num_pending += 1
+            self._num_queued_tokens += len(submission.prompt)
             self._commands.append(Submit(submission))
             self._changed.notify()
 
@@ -191,6 +200,11 @@ class Inbox:
         with self._changed:
             while not self._commands and self._closed_because is None:
                 self._changed.wait()
+
+    def began(self, submission: Submission) -> None:
+        """Engine thread: a step computes for a submission, or none ever will. Once for each."""
+        with self._changed:
+            self._num_queued_tokens -= len(submission.prompt)
 
     def ended(self) -> None:
         """Engine thread: one submission has had its last event."""

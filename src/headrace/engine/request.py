@@ -78,6 +78,7 @@ class Request:
         _check_numbers(self)
         _check_stops(self.stop)
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+        _check_variables(self.template_variables)
         if not isinstance(self.tenant, str):
             raise _wrong("tenant", self.tenant, "a string")
         if self.top_logprobs and not self.logprobs:
@@ -181,6 +182,17 @@ _INTEGERS = {
 }
 _OPTIONAL = ("max_tokens", "seed")
 _BOOLEANS = ("ignore_eos", "logprobs", "continue_final_message")
+
+
+_TEMPLATE_OWN = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
+
+
+def _check_variables(variables: Mapping[str, Any]) -> None:
+    if not isinstance(variables, Mapping):
+        raise _wrong("template_variables", variables, "a map from name to value")
+    for name in variables:
+        if not isinstance(name, str) or name in _TEMPLATE_OWN:
+            raise _wrong("template_variables", name, "names that the template does not set")
 
 
 def _check_numbers(request: Request) -> None:

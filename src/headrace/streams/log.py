@@ -1,0 +1,98 @@
+"""One generation's events, numbered, for as many readers as come.
+
+In: events from the engine, as `pump.py` has read them. Out: the same, to each reader from wherever
+it begins. Thread: the event loop. Next: `server/sse.py` and the other transports.
+
+Events are numbered from 0. A log ends when every choice has said its terminal event; after that
+nothing can be appended, so each choice has exactly one end. A reader that falls behind finds its
+deltas merged: it gets bigger deltas, and harms nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from headrace.events import Event, Failed, Finished, merge_all
+
+
+class StreamLog:
+    """Appended to by one pump; read through any number of views."""
+
+    def __init__(self, num_choices: int) -> None:
+        self._num_choices = num_choices
+        self._events: list[Event] = []
+        self._ended: set[int] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._events)
+
+    @property
+    def num_choices(self) -> int:
+        return self._num_choices
+
+    @property
+    def is_over(self) -> bool:
+        return len(self._ended) == self._num_choices
+
+    def open_choices(self) -> list[int]:
+        """Choices that have not ended."""
+        return [choice for choice in range(self._num_choices) if choice not in self._ended]
+
+    def has_ended(self, choice: int) -> bool:
+        return choice in self._ended
+
+    def extend(self, events: Sequence[Event]) -> None:
+        """Number and keep `events`, and wake whoever waits. Raises `ValueError` for an event of a
+        choice that has ended, or that there is not."""
+        for event in events:
+            if event.choice in self._ended or not 0 <= event.choice < self._num_choices:
+                raise ValueError(f"choice {event.choice} is over, or there is none: {event}")
+            if isinstance(event, (Finished, Failed)):
+                self._ended.add(event.choice)
+            self._events.append(event)
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for waiter in waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def view(self, start: int = 0) -> View:
+        """A reader of the events from number `start` on."""
+        return View(self, start)
+
+    def since(self, start: int) -> list[Event]:
+        return self._events[start:]
+
+    def arrival(self) -> asyncio.Future[None]:
+        """Done when more has come."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        return waiter
+
+
+class View:
+    """Where one reader stands in a log."""
+
+    def __init__(self, log: StreamLog, position: int) -> None:
+        self._log = log
+        self.position = position
+        """Number of the next event to take."""
+
+    def ready(self) -> list[Event]:
+        """What has come and was not taken, deltas merged; maybe nothing. Does not wait."""
+        events = self._log.since(self.position)
+        self.position += len(events)
+        return merge_all(events) if len(events) > 1 else events
+
+    async def take(self) -> list[Event]:
+        """At least one event, deltas merged; an empty list at the end."""
+        while self.position >= len(self._log):
+            if self._log.is_over:
+                return []
+            await self._log.arrival()
+        return self.ready()

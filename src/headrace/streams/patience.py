@@ -1,0 +1,97 @@
+"""How long a generation may take, and who notices when it takes longer.
+
+In: which choices have begun, and when tokens came. Out: one call when time runs out.
+Thread: the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from headrace.errors import EngineOverloaded, GenerationTimeout, HeadraceError
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds; None: for ever."""
+
+    queue_s: float | None = None
+    """Until a step computes for a choice."""
+    first_token_s: float | None = None
+    """From there to its first token."""
+    stall_s: float | None = None
+    """Between two of its tokens."""
+    total_s: float | None = None
+    """From the request to the end of all choices."""
+
+
+class Watchdog:
+    """Watches the choices of one generation with a single timer: tokens move deadlines on without
+    touching it, and it looks again when the nearest could have passed."""
+
+    def __init__(
+        self, num_choices: int, patience: Patience, run_out: Callable[[HeadraceError], None]
+    ) -> None:
+        """`run_out` is called at most once, with what to tell the client."""
+        self._patience = patience
+        self._run_out = run_out
+        self._begun_at = time.perf_counter()
+        self._waiting = set(range(num_choices))
+        self._computed_since: dict[int, float] = {}
+        self._heard_at: dict[int, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._look()
+
+    def began(self, choice: int, now: float) -> None:
+        self._waiting.discard(choice)
+        self._computed_since[choice] = now
+
+    def heard(self, choice: int, now: float) -> None:
+        self._computed_since.pop(choice, None)
+        self._heard_at[choice] = now
+
+    def ended(self, choice: int) -> None:
+        self._waiting.discard(choice)
+        self._computed_since.pop(choice, None)
+        self._heard_at.pop(choice, None)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        due, error = min(self._deadlines(), key=lambda deadline: deadline[0], default=(None, None))
+        if due is None or error is None:
+            # Nothing can run out now; a choice that begins or speaks brings the next deadline.
+            due, error = time.perf_counter() + _IDLE_LOOK_S, None
+        now = time.perf_counter()
+        if error is not None and now >= due:
+            self._run_out(error)
+        else:
+            self._timer = asyncio.get_running_loop().call_later(due - now, self._look)
+
+    def _deadlines(self) -> Iterator[tuple[float, HeadraceError]]:
+        """Each kind's earliest."""
+        patience = self._patience
+        if patience.total_s is not None:
+            text = f"the answer was not whole within {patience.total_s:g} s"
+            yield self._begun_at + patience.total_s, GenerationTimeout(text)
+        if patience.queue_s is not None and self._waiting:
+            text = f"no step computed for the request within {patience.queue_s:g} s; come again"
+            late = EngineOverloaded(text, retry_after_s=patience.queue_s)
+            yield self._begun_at + patience.queue_s, late
+        if patience.first_token_s is not None and self._computed_since:
+            text = f"no first token came within {patience.first_token_s:g} s"
+            since = min(self._computed_since.values())
+            yield since + patience.first_token_s, GenerationTimeout(text)
+        if patience.stall_s is not None and self._heard_at:
+            text = f"no further token came within {patience.stall_s:g} s"
+            yield min(self._heard_at.values()) + patience.stall_s, GenerationTimeout(text)
+
+
+_IDLE_LOOK_S = 60.0
