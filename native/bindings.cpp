@@ -297,6 +297,12 @@ NB_MODULE(_native, m) {
           "allocate",
           [](Core& c, int num_banks) { c.briefly([&](Model& m) { m.allocate(num_banks); }); },
           "num_banks"_a)
+      .def(
+          "touch",
+          [](const Core& c, int first, int count) {
+            c.compute([&](Model& m) { m.touch(first, count); });
+          },
+          "first"_a, "count"_a)
       .def("step", &Core::step, "spans"_a)
       .def("sample", &Core::sample, "rows"_a)
       .def("logits", &Core::logits, "row"_a)

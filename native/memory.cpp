@@ -65,6 +65,16 @@ void Buffer::reserve(size_t num_bytes) {
   if (num_bytes > size_) *this = Buffer(num_bytes);
 }
 
+void Buffer::populate([[maybe_unused]] size_t offset, [[maybe_unused]] size_t num_bytes) const {
+#ifdef MADV_POPULATE_WRITE
+  constexpr size_t kPage = 4096;
+  const size_t begin = std::min(offset, size_) / kPage * kPage;
+  const size_t end =
+      std::min(size_, (std::min(offset, size_) + num_bytes + kPage - 1) / kPage * kPage);
+  if (begin < end) madvise(data_ + begin, end - begin, MADV_POPULATE_WRITE);
+#endif
+}
+
 double measure_bandwidth(size_t num_bytes, int num_threads, int repeats) {
   Buffer buffer(num_bytes);
   if (num_bytes > 0) std::memset(buffer.data(), 1, num_bytes);

@@ -23,6 +23,9 @@ class Buffer {
   }
   // Grows to at least `num_bytes`; the contents are lost when it grows.
   void reserve(size_t num_bytes);
+  // Has the pages of [offset, offset + num_bytes) in place, contents unchanged, so that nobody
+  // waits for them later. Does nothing where the system cannot.
+  void populate(size_t offset, size_t num_bytes) const;
 
  private:
   uint8_t* data_ = nullptr;

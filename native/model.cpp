@@ -219,6 +219,13 @@ void Model::allocate(int num_banks) {
   num_banks_ = num_banks;
 }
 
+void Model::touch(int first, int count) const {
+  if (first < 0 || count < 0) throw std::invalid_argument("banks to touch are counted from 0");
+  // Banks of a group are interleaved, so single ones are met on average only.
+  pool_.populate(static_cast<size_t>(first) * bank_bytes_,
+                 static_cast<size_t>(count) * bank_bytes_);
+}
+
 void Model::check_bank(int bank) const {
   if (bank < 0 || bank >= num_banks_) {
     throw std::invalid_argument("bank " + std::to_string(bank) + " is not in the pool of " +

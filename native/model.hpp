@@ -93,6 +93,9 @@ class Model {
   size_t weight_bytes() const;
 
   void allocate(int num_banks);
+  // Has memory in place for about the banks [first, first + count), contents unchanged: a first
+  // touch takes the system milliseconds, inside whatever step comes first.
+  void touch(int first, int count) const;
   int num_banks() const { return num_banks_; }
 
   // Throws std::invalid_argument, before anything is computed, when a span does not fit the model

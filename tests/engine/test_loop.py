@@ -1,10 +1,11 @@
 """The loop, one step at a time, on a fake model."""
 
 import asyncio
+import time
 
 import pytest
 
-from headrace.engine.engine import EngineConfig
+from headrace.engine.engine import Engine, EngineConfig
 from headrace.engine.grammar import GrammarState
 from headrace.engine.request import Request
 from headrace.engine.scheduler import Scheduler, SchedulerConfig
@@ -19,7 +20,15 @@ from headrace.errors import (
     ModelError,
 )
 from headrace.events import Delta, Event, Failed, Finished, Started, fold
-from headrace.testing import END_ID, FakeModel, FakeTokenizer, FaultyModel, ManualEngine, saying
+from headrace.testing import (
+    END_ID,
+    FakeModel,
+    FakeTemplate,
+    FakeTokenizer,
+    FaultyModel,
+    ManualEngine,
+    saying,
+)
 
 POOL = EngineConfig(scheduler=SchedulerConfig(max_running=4))
 
@@ -580,3 +589,15 @@ def test_the_fake_tokenizer_gives_back_what_it_took() -> None:
     ids = tokenizer.encode("<|start|>é<|end|>", special=True)
     assert ids == [256, *"é".encode(), 257]
     assert tokenizer.encode("<|end|>") == list(b"<|end|>")
+
+
+def test_an_idle_engine_has_memory_in_place_for_the_next_banks() -> None:
+    model = FakeModel()
+    engine = Engine(model, FakeTokenizer(), FakeTemplate(), EngineConfig(pool_bytes=64 * 100))
+    with engine:
+        assert engine.generate_sync(Request(prompt="a" * 40, max_tokens=2)).choice.text is not None
+        num_banks = engine.stats().num_banks
+        deadline = time.monotonic() + 30
+        while model.num_touched < num_banks and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert model.num_touched == num_banks

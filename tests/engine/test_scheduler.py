@@ -301,7 +301,7 @@ def test_short_prompts_never_starve_a_long_one() -> None:
 
 
 def test_a_crowd_does_not_delay_another_tenants_prompt() -> None:
-    house = House(num_banks=500)
+    house = House(num_banks=500, config=SchedulerConfig(step_s=0.040))
     house.stream(tenant="crowd")
     for i in range(40):
         house.add([i, *range(200)], "crowd")
@@ -379,7 +379,7 @@ def test_a_prompt_in_progress_attaches_what_another_has_computed() -> None:
 
 
 def test_a_long_prompt_attaches_what_a_nearer_one_has_computed_meanwhile() -> None:
-    house = House(num_banks=300)
+    house = House(num_banks=300, config=SchedulerConfig(step_s=0.040))
     house.stream()
     shared = list(range(1000, 1640))
     long = house.add([*shared, *range(5000, 6000)])

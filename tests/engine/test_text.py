@@ -180,3 +180,13 @@ def test_a_long_stop_that_nearly_comes_often() -> None:
     text = "".join(stream.push(token) for token in range(200))
     assert text == "a" * (20_000 - 5000)
     assert stream.finish() == "a" * 5000
+
+
+def test_half_of_a_surrogate_pair_is_no_character_and_not_waited_for() -> None:
+    assert _deltas([b"\xed\xa0", b"\x80!", b"\xed\x9f", b"\xbf"]) == [
+        "\ufffd\ufffd",
+        "\ufffd!",
+        "",
+        "\ud7ff",
+        "",
+    ]

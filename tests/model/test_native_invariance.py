@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace import _native
+from headrace.errors import ModelError
 from headrace.model import native
 from headrace.model.interface import SampleRow, SamplingSettings, Span
 from headrace.model.native import NativeModel
@@ -384,3 +385,15 @@ def test_shifting_there_and_back(one_layer: NativeModel) -> None:
 
 def numbers_of(model: NativeModel, bank: int) -> np.ndarray:
     return np.frombuffer(model.export_bank(bank), np.float16).astype(np.float32)
+
+
+def test_touching_banks_changes_nothing(one_layer: NativeModel) -> None:
+    tokens = random_tokens(5, 40)
+    before = compute(one_layer, tokens)
+    kept = one_layer.export_bank(0)
+    for first, count in ((0, 2), (1, 3), (3, 100), (1000, 1), (0, 0)):
+        one_layer.touch(first, count)
+    assert one_layer.export_bank(0) == kept
+    assert compute(one_layer, tokens).tobytes() == before.tobytes()
+    with pytest.raises(ModelError, match="counted from 0"):
+        one_layer.touch(-1, 1)

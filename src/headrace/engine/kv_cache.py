@@ -50,6 +50,7 @@ class KVCache:
         self.bank_size = bank_size
         self.index = PrefixIndex(identity)
         self._free = list(range(num_banks - 1, -1, -1))
+        self._num_ever_used = 0
         self._num_cached = 0
         self._num_pinned = 0
         self._max_pinned = int(num_banks * max_pinned_share)
@@ -63,6 +64,11 @@ class KVCache:
     @property
     def num_free(self) -> int:
         return len(self._free)
+
+    @property
+    def num_ever_used(self) -> int:
+        """Banks from this number on have never been written."""
+        return self._num_ever_used
 
     @property
     def num_cached(self) -> int:
@@ -267,6 +273,9 @@ class KVCache:
 
     def _take(self) -> int:
         if self._free:
-            return self._free.pop()
+            bank = self._free.pop()
+            if bank >= self._num_ever_used:
+                self._num_ever_used = bank + 1
+            return bank
         self._num_cached -= 1
         return self.index.evict()

@@ -29,6 +29,11 @@ from headrace.model.interface import Model, Sampled, SampleRow, Span
 _log = logging.getLogger(__name__)
 
 
+_WARM_POSITIONS = 4096
+_WARM_BANKS = 2
+"""A virtual machine may take milliseconds for a page it has never used; so few at a time, because
+somebody may come meanwhile."""
+
 _PATIENCE = 100
 """Steps in a row without a plan, while there is work, that are taken for a fault."""
 
@@ -72,12 +77,15 @@ class EngineLoop:
         self._queued: set[Submission] = set()
         """Submissions for which no step has computed yet."""
         self._num_still = 0
+        self._num_warm = 0
+        """Banks whose memory is in place."""
 
     def run(self) -> None:
         """Step until the inbox is closed; sleep while there is nothing to do."""
         try:
             while True:
                 if not self._scheduler.has_work:
+                    self._warm_up()
                     self._inbox.wait()
                 if self._inbox.is_closed:
                     break
@@ -99,6 +107,15 @@ class EngineLoop:
             rows, voices = self._rows(plan)
             self._speak(voices, self._sample(rows, voices))
         self._publish()
+
+    def _warm_up(self) -> None:
+        """Nobody waits now: have memory in place for the banks that will be used next."""
+        kv, inbox = self._scheduler.kv, self._inbox
+        wanted = min(kv.num_banks, kv.num_ever_used + _WARM_POSITIONS // kv.bank_size)
+        self._num_warm = max(self._num_warm, kv.num_ever_used)
+        while self._num_warm < wanted and not inbox.has_commands and not inbox.is_closed:
+            self._model.touch(self._num_warm, _WARM_BANKS)
+            self._num_warm += _WARM_BANKS
 
     @property
     def has_work(self) -> bool:

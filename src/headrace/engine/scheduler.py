@@ -39,7 +39,7 @@ class SchedulerConfig:
     """Sequences that hold banks at the same time."""
     max_step_tokens: int = 512
     """Tokens in one step, all spans together."""
-    step_s: float = 0.040
+    step_s: float = 0.030
     """How long a step may take while a stream waits for it."""
     idle_step_s: float = 0.250
     """How long a step may take while no stream waits; cancellations and arrivals do."""

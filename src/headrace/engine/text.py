@@ -67,6 +67,10 @@ class TextStream:
             data = self._bytes + data
         text, num_used = utf_8_decode(data, "replace", False)
         self._bytes = data[num_used:]
+        if len(self._bytes) == 2 and self._bytes[0] == 0xED and self._bytes[1] >= 0xA0:
+            # The decoder waits for the third byte of what would be half of a surrogate pair.
+            text += "\ufffd\ufffd"
+            self._bytes = b""
         if not self._stops and not self._bytes and not self._uncovered:
             return text
         return self._sift(text)

@@ -117,6 +117,10 @@ class Model(Protocol):
         """Make the pool; called once, before the first step. Raises `ModelError` when it does not
         fit into memory."""
 
+    def touch(self, first: int, count: int) -> None:
+        """Have memory in place for the banks `[first, first + count)`, contents unchanged, so that
+        no step waits for the system."""
+
     def step(self, batch: Batch) -> None:
         """Compute keys, values and the asked logits of all spans in one pass. No two spans may
         write the same bank."""

@@ -211,6 +211,10 @@ class NativeModel:
             size = num_banks * self.spec.bank_bytes
             raise ModelError(f"no memory for a KV pool of {size:,} bytes") from error
 
+    @_refusing("banks cannot be touched", "two numbers of at least 0")
+    def touch(self, first: int, count: int) -> None:
+        self._core.touch(first, count)
+
     @_refusing(
         "the batch does not fit the model",
         "spans of (array('i') of tokens, position, array('i') of banks, number of logits)",

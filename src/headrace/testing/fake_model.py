@@ -111,6 +111,8 @@ class FakeModel:
         self._before: list[int | None] = []
         self._rows: list[tuple[list[int], int]] = []
         self.num_steps = 0
+        self.num_touched = 0
+        """Banks whose memory is in place."""
         self.num_computed_tokens = 0
         """All tokens that steps were asked to compute: what a cache hit saves."""
         self.is_closed = False
@@ -123,6 +125,9 @@ class FakeModel:
         self._tokens = array("i", bytes(4 * num_banks * self._spec.bank_size))
         self._before = [None] * num_banks
         """Checksum of the tokens before each bank's first; None where nothing was computed."""
+
+    def touch(self, first: int, count: int) -> None:
+        self.num_touched = max(self.num_touched, first + count)
 
     def step(self, batch: Batch) -> None:
         """Raises `ModelError` where the batch breaks the header's rules or a bank is not what its

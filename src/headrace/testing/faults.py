@@ -45,6 +45,9 @@ class FaultyModel:
     def allocate(self, num_banks: int) -> None:
         self._model.allocate(num_banks)
 
+    def touch(self, first: int, count: int) -> None:
+        self._model.touch(first, count)
+
     def step(self, batch: Batch) -> None:
         number = self.num_steps
         self.num_steps += 1
