@@ -116,15 +116,18 @@ class BodyTooLarge(HeadraceError):
 
 
 class RateLimited(HeadraceError):
-    """`wire_type` is `requests` or `tokens`, whichever limit was met."""
+    """`wire_type` is `requests` or `tokens`, whichever limit was met; `limit` names it: `TPM`."""
 
     status = 429
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, wire_type: str, retry_after_s: float | None) -> None:
+    def __init__(
+        self, message: str, *, wire_type: str, retry_after_s: float | None, limit: str = ""
+    ) -> None:
         super().__init__(message)
         self.wire_type = wire_type
         self.retry_after_s = retry_after_s
+        self.limit = limit
 
 
 class RequestTooLarge(RateLimited):

@@ -1,0 +1,163 @@
+"""A permit before work: each request reserves its share of its tenant's limits, or is refused.
+
+In: who asks which model for how many tokens. Out: a `Permit`, or RateLimited that says when to come
+again. Thread: the event loop. Next: `store.py`.
+
+Reserved are one request, the estimated prompt, and `max_tokens` where the request sets it. When the
+answer is over, the permit is settled: what was not used goes back, what came out longer counts, and
+tokens from the cache are free. A stream that was admitted is never cut, so a bucket may overflow.
+"""
+
+from __future__ import annotations
+
+from headrace.errors import RateLimited, RequestTooLarge
+from headrace.server.limits.bucket import TICKS_PER_S, Limit
+from headrace.server.limits.store import Hold, MemoryStore, Shortage, Store, Want
+from headrace.server.limits.table import LimitTable, Row
+from headrace.wire.durations import go_duration
+
+ON_DEMAND = "on_demand"
+
+
+class Limiter:
+    """Limits per tenant and model as asked for."""
+
+    def __init__(self, table: LimitTable, store: Store | None = None) -> None:
+        self._table = table
+        self._store = MemoryStore() if store is None else store
+
+    async def admit(
+        self,
+        tenant: str,
+        model: str,
+        num_prompt_tokens: int,
+        max_tokens: int | None,
+        service_tier: str = ON_DEMAND,
+    ) -> Permit:
+        """Reserve what the request may use, of all its limits or of none.
+
+        Args:
+            tenant: `Tenant.id`.
+            model: as asked for.
+            num_prompt_tokens: an estimate.
+            max_tokens: as asked for, times the number of choices; None where it was not set.
+            service_tier: what the message calls it; all tiers share the limits.
+
+        Raises RequestTooLarge where no waiting could help, else RateLimited with the wait in whole
+        seconds: who waits that long is admitted if nobody else comes in between, and a second
+        earlier is not. A refused request counts for nothing.
+        """
+        whose = _whose(tenant, model, service_tier)
+        wants = _wants(self._table.row(model), tenant, model, num_prompt_tokens + (max_tokens or 0))
+        for want in wants:
+            if want.amount > want.limit.amount:
+                raise _too_large(want, whose)
+        granted = await self._store.reserve(wants)
+        if isinstance(granted, Shortage):
+            raise _limited(granted, whose)
+        return Permit(self._store, granted)
+
+    def headers(self, tenant: str, model: str) -> list[tuple[bytes, bytes]]:
+        """`x-ratelimit-*`: requests per day and tokens per minute; none where nothing is set.
+
+        Where only the other window is limited, it is told instead.
+        """
+        row = self._table.row(model)
+        told: list[tuple[bytes, bytes]] = []
+        for limit in (row.requests, row.tokens):
+            if limit is not None:
+                told += self._told(tenant, model, limit)
+        return sorted(told, key=lambda header: header[0])
+
+    def _told(self, tenant: str, model: str, limit: Limit) -> list[tuple[bytes, bytes]]:
+        level = self._store.level((tenant, model, limit.dimension), limit)
+        values = {
+            "limit": str(limit.amount),
+            "remaining": str(max(0, limit.amount - level.used)),
+            "reset": _duration(level.reset_ticks),
+        }
+        return [
+            (f"x-ratelimit-{name}-{limit.kind}".encode(), value.encode())
+            for name, value in values.items()
+        ]
+
+
+class Permit:
+    """What one admitted request holds, until it is settled or cancelled: whichever comes first.
+
+    One that is forgotten leaks away like what was used.
+    """
+
+    def __init__(self, store: Store, holds: tuple[Hold, ...]) -> None:
+        self._store = store
+        self._holds = holds
+
+    def settle(
+        self, num_prompt_tokens: int, num_cached_tokens: int, num_completion_tokens: int
+    ) -> None:
+        """Say what was really used, by all choices, when nothing more can come."""
+        num_used = max(0, num_prompt_tokens - num_cached_tokens) + num_completion_tokens
+        for hold in self._let_go():
+            if hold.want.limit.kind == "tokens":
+                self._correct(hold, num_used - hold.want.amount)
+
+    def cancel(self) -> None:
+        """Give everything back, the request too: it was refused before it reached the engine."""
+        for hold in self._let_go():
+            self._correct(hold, -hold.want.amount)
+
+    def _let_go(self) -> tuple[Hold, ...]:
+        holds, self._holds = self._holds, ()
+        return holds
+
+    def _correct(self, hold: Hold, amount: int) -> None:
+        if amount > 0:
+            self._store.add(hold, amount)
+        elif amount < 0:
+            self._store.take_back(hold, -amount)
+
+
+def _wants(row: Row, tenant: str, model: str, num_tokens: int) -> tuple[Want, ...]:
+    return tuple(
+        Want(
+            key=(tenant, model, limit.dimension),
+            limit=limit,
+            amount=1 if limit.kind == "requests" else num_tokens,
+        )
+        for limit in row.limits
+    )
+
+
+def _whose(tenant: str, model: str, service_tier: str) -> str:
+    tier = ON_DEMAND if service_tier == "auto" else service_tier
+    organization = f"org_{tenant.removeprefix('key_')}"
+    return f"for model `{model}` in organization `{organization}` service tier `{tier}`"
+
+
+def _limited(shortage: Shortage, whose: str) -> RateLimited:
+    want, limit = shortage.want, shortage.want.limit
+    return RateLimited(
+        f"Rate limit reached {whose} on {limit.name} ({limit.dimension}): "
+        f"Limit {limit.amount}, Used {shortage.used}, Requested {want.amount}. "
+        f"Please try again in {_duration(shortage.wait_ticks)}.",
+        wire_type=limit.kind,
+        retry_after_s=float(-(-shortage.wait_ticks // TICKS_PER_S)),
+        limit=limit.dimension,
+    )
+
+
+def _duration(ticks: int) -> str:
+    """Rounded up to the millisecond: what is shorter is written with a letter that headers lack."""
+    return go_duration(-(-ticks * 1000 // TICKS_PER_S) / 1000)
+
+
+def _too_large(want: Want, whose: str) -> RequestTooLarge:
+    limit = want.limit
+    return RequestTooLarge(
+        f"Request too large {whose} on {limit.name} ({limit.dimension}): "
+        f"Limit {limit.amount}, Requested {want.amount}, "
+        "please reduce your message size and try again.",
+        wire_type=limit.kind,
+        retry_after_s=None,
+        limit=limit.dimension,
+    )
