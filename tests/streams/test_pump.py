@@ -1,0 +1,192 @@
+"""What the pump makes of an engine's events: all kept, each choice ended once, nothing left on."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from headrace.engine.engine import EngineConfig
+from headrace.engine.request import Request
+from headrace.errors import EngineOverloaded, GenerationTimeout, HeadraceError, ToolUseFailed
+from headrace.events import Delta, Event, Failed, Finished, FinishReason, ToolCall, fold
+from headrace.streams.patience import Patience
+from headrace.streams.pump import Parser, Pump
+from headrace.testing import END_ID, FakeModel, ManualEngine, saying
+
+
+FOREVER = Patience()
+
+
+class Loud:
+    """Says everything in capitals, calls a tool at the end, and dislikes a word."""
+
+    def push(self, delta: Delta) -> Sequence[Delta | ToolCall]:
+        if "!" in delta.text:
+            raise ToolUseFailed("no shouting", "raw")
+        return [replace(delta, text=delta.text.upper())]
+
+    def finish(self, reason: FinishReason) -> tuple[Sequence[Delta | ToolCall], FinishReason]:
+        if reason == "length":
+            raise ToolUseFailed("cut", "raw")
+        return [ToolCall(0, 0, "id", "shout", "{}")], "tool_calls"
+
+
+class Runner:
+    """A pump on an engine that moves when the loop is idle."""
+
+    def __init__(self, engine: ManualEngine) -> None:
+        self.engine = engine
+        self.num_ends = 0
+
+    def pump(
+        self,
+        *requests: Request,
+        parser: Callable[[int], Parser | None] = lambda choice: None,
+        patience: Patience = FOREVER,
+    ) -> Pump:
+        def end(pump: Pump) -> None:
+            self.num_ends += 1
+
+        num_choices = sum(request.n for request in requests)
+        pump = Pump(num_choices, parser=parser, patience=patience, on_end=end)
+        pump.submit(self.engine, [self.engine.prepare(request) for request in requests])
+        return pump
+
+    async def finish(self, pump: Pump) -> list[Event]:
+        for _ in range(1000):
+            if pump.log.is_over:
+                break
+            if self.engine._loop.has_work:
+                self.engine.step()
+            await asyncio.sleep(0)
+        for _ in range(5):  # what was cancelled is gone a step later
+            self.engine.step()
+            await asyncio.sleep(0)
+        stats = self.engine.stats()
+        assert stats.num_running == stats.num_waiting == stats.num_held_banks == 0
+        assert self.num_ends == 1
+        return list(pump.log)
+
+
+def saying_engine(text: str, config: EngineConfig | None = None) -> ManualEngine:
+    return ManualEngine(FakeModel(rule=saying(list(text.encode()), END_ID)), config)
+
+
+def test_text_passes_as_it_is() -> None:
+    async def play() -> None:
+        runner = Runner(saying_engine("hello"))
+        pump = runner.pump(Request(prompt="a"))
+        (choice,) = fold(await runner.finish(pump))
+        assert (choice.text, choice.reason) == ("hello", "stop")
+        tally = pump.tally
+        assert tally.usages[0].num_completion_tokens == 6
+        assert tally.reasons == ["stop"]
+        assert len(tally.gaps_s) == 5 and tally.first_token_at is not None
+
+    asyncio.run(play())
+
+
+def test_a_parser_has_the_last_word() -> None:
+    async def play() -> None:
+        runner = Runner(saying_engine("hello"))
+        (choice,) = fold(
+            await runner.finish(runner.pump(Request(prompt="a"), parser=lambda i: Loud()))
+        )
+        assert (choice.text, choice.reason) == ("HELLO", "tool_calls")
+        assert [call.name for call in choice.tool_calls] == ["shout"]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(("text", "max_tokens"), [("hey! and on and on", 50), ("hello", 3)])
+def test_a_parser_that_fails_ends_its_choice_and_stops_the_engine(
+    text: str, max_tokens: int
+) -> None:
+    async def play() -> None:
+        runner = Runner(saying_engine(text))
+        request = Request(prompt="a", max_tokens=max_tokens)
+        events = await runner.finish(runner.pump(request, parser=lambda i: Loud()))
+        assert isinstance(events[-1], Failed)
+        assert isinstance(events[-1].error, ToolUseFailed)
+        assert events[-1].usage.num_completion_tokens == (4 if "!" in text else 3)
+        assert runner.engine._loop.profile().num_sampled < 10
+
+    asyncio.run(play())
+
+
+def test_choices_of_several_prompts_are_numbered_through() -> None:
+    async def play() -> None:
+        runner = Runner(saying_engine("x"))
+        pump = runner.pump(Request(prompt="a", n=2), Request(prompt="b", n=1))
+        choices = fold(await runner.finish(pump))
+        assert [(choice.index, choice.text) for choice in choices] == [(0, "x"), (1, "x"), (2, "x")]
+
+    asyncio.run(play())
+
+
+def test_a_prompt_that_is_refused_takes_the_others_with_it() -> None:
+    async def play() -> None:
+        runner = Runner(saying_engine("x", EngineConfig(max_pending=1)))
+        with pytest.raises(EngineOverloaded):
+            runner.pump(Request(prompt="a"), Request(prompt="b"))
+        runner.engine.run_until_idle()
+        await asyncio.sleep(0)
+        assert runner.engine.stats().num_pending_requests == 0
+
+    asyncio.run(play())
+
+
+def test_leaving_ends_all() -> None:
+    async def play() -> None:
+        runner = Runner(ManualEngine())
+        pump = runner.pump(Request(prompt="a", n=3, ignore_eos=True))
+        for _ in range(4):
+            runner.engine.step()
+            await asyncio.sleep(0)
+        pump.cancel()
+        ends = [event for event in await runner.finish(pump) if isinstance(event, Finished)]
+        assert [end.reason for end in ends] == ["cancelled"] * 3
+
+    asyncio.run(play())
+
+
+async def _never_served(pump: Pump) -> None:
+    while not pump.log.is_over:
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "patience", "error", "said"),
+    [
+        (0, Patience(queue_s=0.02), EngineOverloaded, "no step computed"),
+        (0, Patience(total_s=0.02), GenerationTimeout, "not whole"),
+        (3, Patience(queue_s=0.02, first_token_s=0.02, stall_s=0.03), GenerationTimeout, "further"),
+        (3, Patience(queue_s=0.02, first_token_s=0.02, total_s=0.03), GenerationTimeout, "whole"),
+    ],
+)
+def test_patience_ends(
+    num_steps: int, patience: Patience, error: type[HeadraceError], said: str
+) -> None:
+    async def play() -> None:
+        runner = Runner(ManualEngine())
+        pump = runner.pump(Request(prompt="a", n=2, ignore_eos=True), patience=patience)
+        for _ in range(num_steps):
+            runner.engine.step()
+            await asyncio.sleep(0)
+        await asyncio.wait_for(_never_served(pump), 30)
+        ends = [event for event in await runner.finish(pump) if isinstance(event, Failed)]
+        assert [type(end.error) for end in ends] == [error] * 2
+        assert all(said in end.error.message for end in ends)
+
+    asyncio.run(play())
+
+
+def test_patience_that_is_not_tried_says_nothing() -> None:
+    async def play() -> None:
+        runner = Runner(saying_engine("hello"))
+        patience = Patience(queue_s=30, first_token_s=30, stall_s=30, total_s=30)
+        (choice,) = fold(await runner.finish(runner.pump(Request(prompt="a"), patience=patience)))
+        assert choice.reason == "stop"
+
+    asyncio.run(play())
