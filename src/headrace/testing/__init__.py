@@ -7,12 +7,20 @@ ManualEngine    the real engine around a fake model, stepped by hand
 ManualClock     its time
 FakeTokenizer   one token a byte
 FakeTemplate    a chat template in two markers
+scripted_engine the real engine on its own thread, saying a given text at a given pace
+ScriptedModel   its model, which costs almost no processor time
 """
 
 from headrace.testing.fake_model import FakeModel, FakeSampler, Rule, saying
 from headrace.testing.fake_tokenizer import END_ID, START_ID, FakeTemplate, FakeTokenizer
 from headrace.testing.faults import FaultyModel
 from headrace.testing.harness import ManualClock, ManualEngine
+from headrace.testing.scripted_model import (
+    ScriptedModel,
+    ScriptedSampler,
+    ScriptedTokenizer,
+    scripted_engine,
+)
 
 __all__ = [
     "END_ID",
@@ -25,5 +33,9 @@ __all__ = [
     "ManualClock",
     "ManualEngine",
     "Rule",
+    "ScriptedModel",
+    "ScriptedSampler",
+    "ScriptedTokenizer",
     "saying",
+    "scripted_engine",
 ]
