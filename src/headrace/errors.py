@@ -31,6 +31,7 @@
     ├── GenerationTimeout       504  no token, or no end, within the time allowed
     ├── GenerationFailed        500  one sequence failed (NaN logits, empty grammar mask)
     ├── SettingsError           500  a setting is unknown, contradictory or out of range
+    ├── CannotListen            500  the server's address or port is taken, or not to be had
     └── BenchError              500  a benchmark or a peer it compares with cannot run
 
 Each class carries its HTTP status, wire type and wire code; the server adds no table of its own.
@@ -210,6 +211,10 @@ class GenerationFailed(HeadraceError):
 
 class SettingsError(HeadraceError):
     code = "invalid_settings"
+
+
+class CannotListen(HeadraceError):
+    code = "cannot_listen"
 
 
 class BenchError(HeadraceError):

@@ -61,6 +61,8 @@ _COMMON = (
     "using himself usually user assistant system"
 )
 """English words that prompts are mostly made of."""
+_VOWELS = "aeiou"
+_CONSONANTS = "bcdfghjklmnpqrstvwxyz"
 _ENDINGS = (
     "ing ion tion ment ness able ible ally ful less ence ance ers ies ity ous ive ize est ate ish "
     "ent ant ect ort ull ight ough ould ound ember ever over under tional"
@@ -69,7 +71,7 @@ _ENDINGS = (
 
 class ScriptedTokenizer:
     """Implements `headrace.engine.language.Tokenizer`: bytes, pairs of letters, common words and
-    the words of `text`. English takes about a token for four characters."""
+    the words of `text`. English takes a token for about three characters."""
 
     adds_bos = False
     bos_id: int | None = None
@@ -135,6 +137,9 @@ def _pieces(text: str) -> Iterator[str]:
         yield " " + first + second
     for letter in ascii_lowercase:
         yield " " + letter
+    for syllable in product(_CONSONANTS, _VOWELS, _CONSONANTS):
+        yield "".join(syllable)
+        yield " " + "".join(syllable)
     yield from _ENDINGS.split()
     for word in _COMMON.split():
         yield from (word, " " + word, word.capitalize())
