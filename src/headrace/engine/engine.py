@@ -127,6 +127,7 @@ class Engine:
             context_length=self._context_length,
             why_context=why_context,
         )
+        self._max_running = num_sequences
         self._inbox = Inbox(Admission(config.max_pending, config.max_queue_s))
         scheduler = Scheduler(config.scheduler, kv, CostModel(rates))
         self._loop = EngineLoop(model, scheduler, tokenizer, self._inbox, clock)
@@ -197,6 +198,11 @@ class Engine:
     def context_length(self) -> int:
         """The most tokens of one choice, prompt included."""
         return self._context_length
+
+    @property
+    def max_running(self) -> int:
+        """The most choices that are computed at a time; others wait."""
+        return self._max_running
 
     @property
     def tokenizer(self) -> Tokenizer:

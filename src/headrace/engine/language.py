@@ -29,6 +29,8 @@ class Tokenizer(Protocol):
 
     def token_bytes(self, token: int) -> bytes: ...
 
+    def token_text(self, token: int) -> str: ...
+
 
 class Template(Protocol):
     """See `headrace.model.template`."""

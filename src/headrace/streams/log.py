@@ -24,6 +24,7 @@ class StreamLog:
         self._events: list[Event] = []
         self._ended: set[int] = set()
         self._waiting: list[asyncio.Future[None]] = []
+        self._waiting_for_end: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
         return len(self._events)
@@ -57,9 +58,9 @@ class StreamLog:
             self._events.append(event)
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            for waiter in waiting:
-                if not waiter.done():
-                    waiter.set_result(None)
+            _wake(waiting)
+        if self.is_over:
+            _wake(self._waiting_for_end)
 
     def view(self, start: int = 0) -> View:
         """A reader of the events from number `start` on."""
@@ -68,11 +69,24 @@ class StreamLog:
     def since(self, start: int) -> list[Event]:
         return self._events[start:]
 
+    async def ended(self) -> None:
+        """Returns when all choices have ended, without waking for every event."""
+        if not self.is_over:
+            end = asyncio.get_running_loop().create_future()
+            self._waiting_for_end.append(end)
+            await end
+
     def arrival(self) -> asyncio.Future[None]:
         """Done when more has come."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         return waiter
+
+
+def _wake(waiting: list[asyncio.Future[None]]) -> None:
+    for waiter in waiting:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 class View:

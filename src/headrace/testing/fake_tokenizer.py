@@ -13,6 +13,7 @@ END_ID = 257
 """The end-of-generation token."""
 
 _MARKERS = {"<|start|>": START_ID, "<|end|>": END_ID}
+_SPELLINGS = {token: spelling for spelling, token in _MARKERS.items()}
 _PATTERN = re.compile("|".join(map(re.escape, _MARKERS)))
 
 
@@ -31,6 +32,9 @@ class FakeTokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         return bytes((token,)) if token < 256 else b""
+
+    def token_text(self, token: int) -> str:
+        return _SPELLINGS.get(token) or self.token_bytes(token).decode(errors="replace")
 
     def _encode(self, text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
         tokens: list[int] = []

@@ -16,11 +16,11 @@ _UNLIKELY = -9999.0
 class Spelling(Protocol):
     """How tokens are written: a tokenizer."""
 
-    def token_text(self, token: int, /) -> str:
+    def token_text(self, token: int) -> str:
         """For people to read; broken UTF-8 as U+FFFD."""
         ...
 
-    def token_bytes(self, token: int, /) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
         """What the token adds to the text; nothing for control tokens."""
         ...
 

@@ -1,0 +1,195 @@
+"""The application: all URLs in one list, all middleware in another.
+
+In: ASGI scopes. Out: responses. Thread: the event loop. Next: the handler that a route names.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from headrace.errors import EndpointNotOffered, HeadraceError, UnknownURL
+from headrace.server.chat import ChatForm
+from headrace.server.completions import CompletionForm
+from headrace.server.cors import CORS
+from headrace.server.exchange import Exchanges, exchange_of
+from headrace.server.guard import Guard, refuse
+from headrace.server.paths import PREFIXES, NormalPaths
+from headrace.server.respond import ReadForm, respond
+from headrace.server.responses import ResponsesForm
+from headrace.server.serving import Serving
+from headrace.server.status import Status
+from headrace.wire.model_cards import model_card, model_list
+from headrace.wire.openapi import openapi
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Request], Awaitable[ASGIApp]]
+
+NOT_OFFERED = (
+    "/embeddings",
+    "/audio/{rest:path}",
+    "/files",
+    "/files/{rest:path}",
+    "/batches",
+    "/batches/{rest:path}",
+    "/fine_tunings",
+    "/fine_tunings/{rest:path}",
+)
+"""Groq has these; a client should learn that headrace does not, rather than doubt its URL."""
+_ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def create_app(serving: Serving) -> ASGIApp:
+    """The whole server as an ASGI application."""
+    app: ASGIApp = Routes(_routes(serving))
+    for wrap in _middleware(serving):
+        app = wrap(app)
+    return app
+
+
+def _routes(serving: Serving) -> list[Route]:
+    status = Status(serving, openapi)
+    api: list[tuple[str, str, Handler]] = [
+        ("POST", "/chat/completions", _asking(serving, ChatForm)),
+        ("POST", "/completions", _asking(serving, CompletionForm)),
+        ("POST", "/responses", _asking(serving, ResponsesForm)),
+        ("GET", "/models", _models(serving)),
+        ("GET", "/models/{id:path}", _model(serving)),
+    ]
+    root: list[tuple[str, str, Handler]] = [
+        ("GET", "/health", status.health),
+        ("GET", "/ready", status.ready),
+        ("GET", "/metrics", status.metrics),
+        ("GET", "/docs", status.docs),
+        ("GET", "/openapi.json", status.openapi),
+    ]
+    return [
+        *(Route(p + path, handler, methods=[m]) for p in PREFIXES for m, path, handler in api),
+        *(Route(p + path, _not_offered, methods=_ANY) for p in PREFIXES for path in NOT_OFFERED),
+        *(Route(path, handler, methods=[method]) for method, path, handler in root),
+    ]
+
+
+def _middleware(serving: Serving) -> list[Callable[[ASGIApp], ASGIApp]]:
+    """Innermost first."""
+    settings = serving.settings
+    layers: list[Callable[[ASGIApp], ASGIApp]] = [
+        Refusals,
+        lambda app: Guard(
+            app,
+            is_open=lambda: serving.is_open_to_all,
+            hosts=settings.allowed_hosts,
+            origins=settings.cors_origins,
+        ),
+    ]
+    if settings.cors_origins:
+        layers.append(lambda app: CORS(app, settings.cors_origins))
+    return [*layers, lambda app: Exchanges(app, serving.observer), NormalPaths]
+
+
+class Routes:
+    """The first route that fits both path and method; a wrong method is an unknown URL, too."""
+
+    def __init__(self, routes: list[Route]) -> None:
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise UnknownURL("this server speaks HTTP")
+        exchange = exchange_of(scope)
+        for route in self._routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                exchange.endpoint = endpoint_of(route.path)
+                await route.handle(scope, receive, send)
+                return
+        exchange.endpoint = "other"
+        raise UnknownURL(
+            f"Unknown request URL: {scope['method']} {scope['path'][:200]}. Please check the URL "
+            "for typos, or see the docs at /docs"
+        )
+
+
+def endpoint_of(path: str) -> str:
+    """A route without its prefix, for logs and metrics."""
+    for prefix in PREFIXES:
+        if path.startswith(prefix + "/"):
+            return path.removeprefix(prefix).replace(":path}", "}")
+    return path
+
+
+class Refusals:
+    """Middleware: errors become the envelope, or end the connection once a body has begun."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            return
+        except HeadraceError as error:
+            if has_begun:
+                raise
+            await refuse(scope, send, error)
+        except Exception:
+            _log.exception("a request failed")
+            if has_begun:
+                raise
+            await refuse(scope, send, HeadraceError("Internal Server Error"))
+
+
+def _asking(serving: Serving, form: ReadForm) -> Handler:
+    async def handle(request: Request) -> ASGIApp:
+        return await respond(request, serving, form)
+
+    return handle
+
+
+def _models(serving: Serving) -> Handler:
+    async def handle(request: Request) -> ASGIApp:
+        _authenticate(serving, request)
+        return _json(model_list(serving.registry.cards()))
+
+    return handle
+
+
+def _model(serving: Serving) -> Handler:
+    async def handle(request: Request) -> ASGIApp:
+        _authenticate(serving, request)
+        return _json(model_card(serving.registry.card(request.path_params["id"])))
+
+    return handle
+
+
+async def _not_offered(request: Request) -> ASGIApp:
+    raise EndpointNotOffered(
+        f"headrace does not offer {exchange_of(request.scope).endpoint}; see /docs for what it does"
+    )
+
+
+def _authenticate(serving: Serving, request: Request) -> None:
+    tenant = serving.access.authenticate(request.scope["headers"])
+    exchange_of(request.scope).tenant = tenant.id
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

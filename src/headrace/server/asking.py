@@ -1,0 +1,204 @@
+"""From a checked question to a running generation: model, prompt, limits, engine.
+
+In: `Ask`s of one request. Out: a pump that is filling its log, or a refusal.
+Thread: the event loop; long prompts and grammars are prepared beside it. Next: `streams/pump.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace.engine.engine import Engine, Prepared
+from headrace.engine.request import Request
+from headrace.errors import ContextLengthExceeded, FlexCapacityExceeded, InvalidRequest
+from headrace.server.exchange import Exchange
+from headrace.server.limits import Permit
+from headrace.server.models import ServedModel
+from headrace.server.serving import Serving
+from headrace.streams.pump import Pump
+from headrace.wire.ask import DEFAULT_MAX_TOKENS, Ask
+
+_LONG = 16_384
+"""Characters of prompt from which on rendering and tokenizing would hold up the loop."""
+
+
+try:
+    from headrace.model.answer import AnswerPlan
+except ImportError:
+    from typing import Any
+
+    @dataclass
+    class AnswerPlan:
+        messages: Any = None
+        tools: Any = None
+        template_variables: Any = None
+        grammar: Any = None
+
+        def parser(self, choice: int) -> Any:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Asks of one request, ready for one engine."""
+
+    served: ServedModel
+    asks: Sequence[Ask]
+    plans: Sequence[AnswerPlan]
+    prepared: Sequence[Prepared]
+
+    @property
+    def num_choices(self) -> int:
+        return sum(ask.n for ask in self.asks)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(len(one.prompt) for one in self.prepared)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """All that may be generated, where the request says so."""
+        ask = self.asks[0]
+        return None if ask.max_tokens is None else ask.max_tokens * self.num_choices
+
+
+async def start(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Pump:
+    """Begin to answer. Raises what refuses the request, before anything runs."""
+    question = await _prepare(serving, exchange, asks)
+    ask = asks[0]
+    try:
+        permit = await serving.admit(
+            exchange.tenant, ask.model, question.num_prompt_tokens, question.max_tokens
+        )
+    finally:
+        exchange.headers += serving.limit_headers(exchange.tenant, ask.model)
+    try:
+        if ask.service_tier == "flex":
+            _check_room(question.served.engine)
+        return _begin(serving, exchange, question, permit)
+    except BaseException:
+        permit.cancel()
+        raise
+
+
+def _begin(serving: Serving, exchange: Exchange, question: Question, permit: Permit) -> Pump:
+    plans = [
+        plan for plan, ask in zip(question.plans, question.asks, strict=True) for _ in range(ask.n)
+    ]
+
+    def settle(pump: Pump) -> None:
+        usages = pump.tally.usages
+        permit.settle(
+            sum(u.num_prompt_tokens for u in usages[:: question.asks[0].n]),
+            sum(u.num_cached_tokens for u in usages[:: question.asks[0].n]),
+            sum(u.num_completion_tokens for u in usages),
+        )
+
+    pump = Pump(
+        question.num_choices,
+        parser=lambda choice: plans[choice].parser(choice),
+        patience=serving.patience,
+        on_end=settle,
+    )
+    pump.submit(question.served.engine, question.prepared)
+    exchange.pump = pump
+    return pump
+
+
+async def _prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Question:
+    ask = asks[0]
+    exchange.model = ask.model
+    served = serving.registry.resolve(ask.model)
+    exchange.served_by = served.id
+    _check_max_tokens(ask, served.engine.context_length)
+
+    def work() -> Question:
+        plans = [
+            served.style.plan(one)
+            if served.style
+            else AnswerPlan(one.messages, [t.as_wire() for t in one.tools], one.template_variables)
+            for one in asks
+        ]
+        prepared = [
+            served.engine.prepare(_request(one, plan, exchange.tenant))
+            for one, plan in zip(asks, plans, strict=True)
+        ]
+        return Question(served, asks, plans, prepared)
+
+    # A thread costs more than a short prompt; a long one would hold up every stream.
+    is_long = ask.tools or ask.response_format is not None or _num_chars(asks) > _LONG
+    question = await asyncio.to_thread(work) if is_long else work()
+    for one, prepared in zip(asks, question.prepared, strict=True):
+        _check_fit(one, prepared, served.engine.context_length)
+    return question
+
+
+def _request(ask: Ask, plan: AnswerPlan, tenant: str) -> Request:
+    """The engine's request. Its own checks name fields of the wire, too."""
+    return Request(
+        messages=plan.messages,
+        prompt=ask.prompt,
+        token_ids=ask.token_ids,
+        tools=plan.tools or (),
+        continue_final_message=ask.continues,
+        template_variables=plan.template_variables,
+        max_tokens=ask.max_tokens or DEFAULT_MAX_TOKENS,
+        stop=ask.stop,
+        n=ask.n,
+        ignore_eos=ask.ignore_eos,
+        temperature=ask.temperature,
+        top_p=ask.top_p,
+        top_k=ask.top_k,
+        min_p=ask.min_p,
+        repetition_penalty=ask.repetition_penalty,
+        frequency_penalty=ask.frequency_penalty,
+        presence_penalty=ask.presence_penalty,
+        logit_bias=ask.logit_bias,
+        seed=ask.seed,
+        logprobs=ask.logprobs,
+        top_logprobs=ask.top_logprobs,
+        grammar=plan.grammar,
+        tenant=tenant,
+    )
+
+
+def _check_max_tokens(ask: Ask, context_length: int) -> None:
+    if ask.max_tokens is not None and ask.max_tokens > context_length:
+        raise InvalidRequest(
+            f"`max_completion_tokens` must be less than or equal to `{context_length}`, the "
+            "maximum value for `max_completion_tokens` is less than the `context_window` for this "
+            "model",
+            param="max_completion_tokens",
+        )
+
+
+def _check_fit(ask: Ask, prepared: Prepared, context_length: int) -> None:
+    """An explicit limit is a promise; the default one takes what room there is."""
+    num_tokens = len(prepared.prompt) + (ask.max_tokens or 1)
+    if num_tokens > context_length:
+        raise ContextLengthExceeded(
+            "Please reduce the length of the messages or completion. The prompt has "
+            f"{len(prepared.prompt)} tokens and the completion may have {ask.max_tokens}; the "
+            f"context holds {context_length}.",
+            param="messages",
+        )
+
+
+def _check_room(engine: Engine) -> None:
+    stats = engine.stats()
+    if stats.num_waiting or stats.num_pending_requests >= engine.max_running:
+        raise FlexCapacityExceeded(
+            "No capacity for flex requests now. Try again later, or use `on_demand`, which waits."
+        )
+
+
+def _num_chars(asks: Sequence[Ask]) -> int:
+    num = 0
+    for ask in asks:
+        num += len(ask.prompt or "")
+        for message in ask.messages or ():
+            content = message.get("content")
+            num += len(content) if isinstance(content, str) else 0
+    return num

@@ -1,0 +1,137 @@
+"""One request and its response: what is known of it, from its arrival to the last byte.
+
+In: an ASGI scope. Out: a `RequestEnded` fact. Thread: the event loop. Next: `app.py`.
+
+The middleware is the outermost layer that knows requests: it gives the id, puts it on whatever
+response comes, and says the fact when all is over, however it ended.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from headrace.errors import HeadraceError
+from headrace.observe.observer import Observer, RequestEnded
+from headrace.server.paths import endpoint
+from headrace.wire.ids import request_id
+
+if TYPE_CHECKING:
+    from headrace.streams.pump import Pump
+
+LEFT = 499
+"""The status of a request whose client went away before the response was whole."""
+
+_KEY = "headrace.exchange"
+_MAX_CLIENT_ID = 128
+_PRINTABLE = re.compile(rb"[!-~]{1,%d}" % _MAX_CLIENT_ID)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Filled in along the way by whoever learns something."""
+
+    endpoint: str
+    client_request_id: str | None = None
+    id: str = field(default_factory=request_id)
+    arrived_at: float = field(default_factory=time.perf_counter)
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """To be on the response, whatever it is."""
+    tenant: str = ""
+    model: str | None = None
+    served_by: str | None = None
+    is_streamed: bool = False
+    status: int = LEFT
+    error: HeadraceError | None = None
+    has_left: bool = False
+    """The client went away first."""
+    pump: Pump | None = None
+
+    def fact(self) -> RequestEnded:
+        """What there is to say in the end."""
+        tally = self.pump.tally if self.pump else None
+        usages = tally.usages if tally else []
+        timings = tally.timings if tally else []
+        first_at = tally.first_token_at if tally else None
+        return RequestEnded(
+            request_id=self.id,
+            endpoint=self.endpoint,
+            status=self.status,
+            total_s=time.perf_counter() - self.arrived_at,
+            client_request_id=self.client_request_id,
+            tenant=self.tenant,
+            model=self.model,
+            served_by=self.served_by,
+            is_streamed=self.is_streamed,
+            error_code=None if self.error is None else self.error.code,
+            error_message=None if self.error is None else self.error.message,
+            finish_reasons=tuple(tally.reasons) if tally else (),
+            num_prompt_tokens=max((u.num_prompt_tokens for u in usages), default=0),
+            num_cached_tokens=max((u.num_cached_tokens for u in usages), default=0),
+            num_completion_tokens=sum(u.num_completion_tokens for u in usages),
+            queued_s=max((t.queued_s for t in timings), default=0.0),
+            prefill_s=max((t.prefill_s for t in timings), default=0.0),
+            decode_s=max((t.decode_s for t in timings), default=0.0),
+            ttft_s=None if first_at is None else first_at - self.arrived_at,
+            gaps_s=tally.gaps_s if tally else array("d"),
+        )
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    """The exchange that a scope belongs to."""
+    return cast(Exchange, scope[_KEY])
+
+
+class Exchanges:
+    """Middleware: an exchange for each HTTP request."""
+
+    def __init__(self, app: ASGIApp, observer: Observer) -> None:
+        self._app = app
+        self._observer = observer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = scope[_KEY] = Exchange(endpoint(scope["path"]), _client_id(scope))
+        is_whole = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal is_whole
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message["headers"] = [*message["headers"], *_headers(exchange)]
+            elif not message.get("more_body", False):
+                is_whole = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            if exchange.has_left or not is_whole:
+                exchange.status = LEFT
+            self._observer.observe(exchange.fact())
+
+
+def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-request-id", exchange.id.encode()), *exchange.headers]
+    if exchange.client_request_id is not None:
+        headers.append((b"x-client-request-id", exchange.client_request_id.encode()))
+    return headers
+
+
+def _client_id(scope: Scope) -> str | None:
+    """The client's own name for the request, where it is short and printable."""
+    given = {name: value for name, value in scope["headers"] if name in _CLIENT_ID_HEADERS}
+    for name in _CLIENT_ID_HEADERS:
+        if name in given and _PRINTABLE.fullmatch(given[name]):
+            return str(given[name], "ascii")
+    return None
+
+
+_CLIENT_ID_HEADERS = (b"x-client-request-id", b"x-request-id")

@@ -1,0 +1,25 @@
+"""Stream, or one JSON body?
+
+| `stream` in the body | `Accept` names `text/event-stream` | answer |
+|---|---|---|
+| true | either | stream |
+| false | either | JSON |
+| absent or null | yes | stream |
+| absent or null | no (`*/*` does not count) | JSON; a stream with `stream_by_default` |
+
+Official clients leave `stream` out when they expect JSON, and send `Accept: application/json` when
+they expect a stream; so a field that is there is never negotiated.
+"""
+
+from __future__ import annotations
+
+from headrace.wire.ask import Ask
+
+
+def wants_stream(ask: Ask, accept: str, *, by_default: bool) -> bool:
+    """Whether to stream the answer; `accept` is the header's value."""
+    if ask.stream is not None:
+        return ask.stream
+    return by_default or any(
+        part.split(";")[0].strip().lower() == "text/event-stream" for part in accept.split(",")
+    )

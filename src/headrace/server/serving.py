@@ -1,0 +1,107 @@
+"""What a server has: models, keys, limits, observers, and whether it still takes requests.
+
+Made once from the settings, read by every handler. Thread: the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from headrace import __version__
+from headrace.errors import RateLimited, ServerDraining
+from headrace.observe.logs import RequestLog
+from headrace.observe.metrics import Metrics
+from headrace.observe.observer import LimitHit, Observer, Observers
+from headrace.server.access import Access
+from headrace.server.keys import KeyStore
+from headrace.server.limits import Limiter, LimitTable, Permit
+from headrace.server.models import ModelRegistry, model_names
+from headrace.settings import ServerSettings
+from headrace.streams.patience import Patience
+from headrace.wire.body import BodyLimits
+
+
+class Serving:
+    """The parts that handlers need, and the count of open requests."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        keys: KeyStore | None = None,
+        observers: tuple[Observer, ...] = (),
+    ) -> None:
+        """`observers` hear of every request beside the metrics and the log. Raises `SettingsError`
+        for names or limits that make no sense."""
+        self.settings = settings
+        self.registry = ModelRegistry(model_names(settings))
+        self.access = Access(keys or KeyStore())
+        self.patience = Patience(
+            queue_s=settings.queue_timeout_s,
+            first_token_s=settings.first_token_timeout_s,
+            stall_s=settings.stall_timeout_s,
+            total_s=settings.total_timeout_s,
+        )
+        self.body_limits = BodyLimits(
+            max_depth=settings.max_depth,
+            max_messages=settings.max_messages,
+            max_tools=settings.max_tools,
+        )
+        names = self.registry.names
+        self._metrics = Metrics(
+            __version__,
+            models=(*names.sources, *names.aliases),
+            engines=lambda: {model.id: model.engine.stats() for model in self.registry.served},
+            num_open=lambda: self.num_open,
+        )
+        self.observer: Observer = Observers((self._metrics, RequestLog(), *observers))
+        self._limiter = Limiter(LimitTable.parse(settings.limits))
+        self.num_open = 0
+        """Questions that are being answered."""
+        self.is_draining = False
+
+    @property
+    def is_ready(self) -> bool:
+        return self.registry.is_ready
+
+    @property
+    def is_open_to_all(self) -> bool:
+        """Anybody who reaches the server may use it, so web pages must be kept away."""
+        return self.access.is_open and not self.settings.insecure
+
+    def render_metrics(self, accept: str) -> tuple[bytes, str]:
+        return self._metrics.render(accept)
+
+    def begin_drain(self) -> None:
+        """Take no more; finish what was admitted."""
+        self.is_draining = True
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """One question is being answered. Raises `ServerDraining`."""
+        if self.is_draining:
+            raise ServerDraining(
+                "this server is shutting down and takes no more requests; ask again in a moment",
+                retry_after_s=self.settings.drain_timeout_s,
+            )
+        self.num_open += 1
+        try:
+            yield
+        finally:
+            self.num_open -= 1
+
+    async def admit(
+        self, tenant: str, model: str, num_prompt_tokens: int, max_tokens: int | None
+    ) -> Permit:
+        """Reserve what a request may use. Raises `RateLimited` and `RequestTooLarge`."""
+        try:
+            return await self._limiter.admit(tenant, model, num_prompt_tokens, max_tokens)
+        except RateLimited as error:
+            if error.limit is not None:
+                self.observer.observe(LimitHit(tenant, model, error.limit))
+            raise
+
+    def limit_headers(self, tenant: str, model: str) -> list[tuple[bytes, bytes]]:
+        """What is left of the limits, for whatever response comes."""
+        return self._limiter.headers(tenant, model)
