@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 from headrace.events import FinishReason, TokenLogprob, ToolCall
@@ -70,9 +70,8 @@ def x_groq_last(stamp: Stamp, usage: JSON) -> dict[str, JSON]:
 
 
 def _token_logprob(token: int, logprob: float, spelling: Spelling) -> dict[str, JSON]:
-    data: Sequence[int] = spelling.token_bytes(token)
     return {
         "token": spelling.token_text(token),
         "logprob": finite(logprob),
-        "bytes": list(data) or None,
+        "bytes": list(spelling.token_bytes(token)),
     }

@@ -12,11 +12,11 @@ _UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "μs": 1_000, "ms": 1_000_000, "s"
     "m": 60 * _NS_PER_S,
     "h": 3600 * _NS_PER_S,
 }
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _WHOLE = re.compile(rf"[-+]?(?:{_PART.pattern})+|[-+]?0")
 
 
-def format_duration(duration_s: float) -> str:
+def go_duration(duration_s: float) -> str:
     """`duration_s`, to the nanosecond. Below 1 ms it has a `µ`, which is not ASCII: round first
     what goes into a header. Raises `ValueError` or `OverflowError` for what is not finite."""
     num_ns = round(duration_s * _NS_PER_S)
