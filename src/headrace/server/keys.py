@@ -157,7 +157,8 @@ class KeyStore:
             records = _read(self.path)
             yield records
             _write(self.path, records)
-        self._index(records)
+            self._stamp = _stamp(self.path)
+            self._index(records)
 
     def _refresh(self) -> None:
         now = self._clock()
@@ -278,15 +279,20 @@ def _locked(path: Path) -> Iterator[None]:
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S)
     try:
         with storing(path):
-            lock.acquire()
-    except filelock.Timeout as error:
-        raise StorageError(
-            f"another headrace has been changing {path} for {_LOCK_TIMEOUT_S:.0f} s; "
-            "end it, and try again."
-        ) from error
+            _acquire(lock, path)
     except NotImplementedError as error:
         raise StorageError(f"the file system of {path} has no locks.") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: filelock.BaseFileLock, path: Path) -> None:
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise StorageError(
+            f"another headrace has been changing {path} for {_LOCK_TIMEOUT_S:.0f} s; "
+            "end it, and try again."
+        ) from error

@@ -45,24 +45,35 @@ class Limit:
         return _WINDOWS_S[self.dimension[-1]] * TICKS_PER_S
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """How full a bucket was when something had just been put in."""
+class Portion:
+    """What one request put into a bucket, until it is known what the request really used."""
 
-    shares: int
-    at: int
+    __slots__ = ("amount", "low")
+
+    def __init__(self, amount: int, low: int) -> None:
+        self.amount = amount
+        self.low = low
+        """The lowest that the bucket has been since, in shares: no more can be taken back, because
+        the rest would have leaked anyway."""
 
 
 class Bucket:
-    """Moments are ticks of one clock; where it steps back, nothing leaks meanwhile."""
+    """Moments are ticks of one clock; where it steps back, nothing leaks meanwhile.
 
-    __slots__ = ("_at", "_shares", "_window", "limit")
+    The bucket is always as full as if only what was really used had been put in, each at the moment
+    of its reservation (what came out longer: at its end). So a refund never frees what others have
+    put in since, and nobody can use a limit twice by reserving much and early.
+    """
+
+    __slots__ = ("_at", "_open", "_shares", "_window", "limit")
 
     def __init__(self, limit: Limit, now: int) -> None:
         self.limit = limit
         self._window = limit.window_ticks
         self._shares = 0
         self._at = now
+        # Oldest first, so their lows never fall along the list. All are above 0.
+        self._open: list[Portion] = []
 
     def used(self, now: int) -> int:
         """Whole tokens or requests, rounded up; above the limit where a stream overran it."""
@@ -77,24 +88,51 @@ class Bucket:
         excess = self._leak(now) + (amount - self.limit.amount) * self._window
         return max(0, -(-excess // self.limit.amount))
 
-    def put(self, amount: int, now: int) -> Mark:
-        """Put `amount` in, fitting or not: what was really used counts, whatever was allowed."""
+    def put(self, amount: int, now: int) -> Portion:
+        """Put `amount` in, fitting or not."""
         self._shares = self._leak(now) + amount * self._window
-        return Mark(self._shares, now)
+        portion = Portion(amount, self._shares)
+        if portion.low:
+            self._open.append(portion)
+        return portion
 
-    def take_back(self, amount: int, mark: Mark, now: int) -> None:
-        """Take out up to `amount` of what was put in at `mark`, where it has not leaked since.
+    def settle(self, portion: Portion, num_used: int, now: int) -> None:
+        """`num_used` was really used of what was put in. Once for each portion."""
+        self._leak(now)
+        unused = (portion.amount - num_used) * self._window
+        if unused < 0:
+            self._shares -= unused
+        if portion in self._open:
+            index = self._open.index(portion)
+            if unused > 0:
+                self._take_back(index, min(unused, portion.low))
+            self._open.remove(portion)
+            self._forget_gone()
 
-        The first in leaks first. Without this bound, a long request would free by its refund what
-        later ones had put in, and a tenant could use a limit twice in a moment.
-        """
-        is_left = max(0, mark.shares - (now - mark.at) * self.limit.amount)
-        level = self._leak(now)
-        self._shares = level - min(amount * self._window, is_left, level)
+    def _take_back(self, index: int, shares: int) -> None:
+        """As if the portion at `index` had been smaller from the start."""
+        self._shares -= shares
+        for portion in self._open[index:]:
+            portion.low -= shares
+        self._lower(index, self._open[index].low)
 
     def _leak(self, now: int) -> int:
         """The shares that are left now."""
         if now > self._at:
             self._shares = max(0, self._shares - (now - self._at) * self.limit.amount)
             self._at = now
+            self._lower(len(self._open), self._shares)
+            self._forget_gone()
         return self._shares
+
+    def _lower(self, end: int, shares: int) -> None:
+        """The bucket has been as low as `shares` since the portions before `end`."""
+        for index in range(end - 1, -1, -1):
+            if self._open[index].low <= shares:
+                return
+            self._open[index].low = shares
+
+    def _forget_gone(self) -> None:
+        """Nothing can be taken back of these: they are settled late, or never."""
+        num_gone = next((i for i, p in enumerate(self._open) if p.low > 0), len(self._open))
+        del self._open[:num_gone]

@@ -10,9 +10,11 @@ tokens from the cache are free. A stream that was admitted is never cut, so a bu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headrace.errors import RateLimited, RequestTooLarge
 from headrace.server.limits.bucket import TICKS_PER_S, Limit
-from headrace.server.limits.store import Hold, MemoryStore, Shortage, Store, Want
+from headrace.server.limits.store import MemoryStore, Reservation, Shortage, Store, Want
 from headrace.server.limits.table import LimitTable, Row
 from headrace.wire.durations import go_duration
 
@@ -47,15 +49,14 @@ class Limiter:
         seconds: who waits that long is admitted if nobody else comes in between, and a second
         earlier is not. A refused request counts for nothing.
         """
-        whose = _whose(tenant, model, service_tier)
         wants = _wants(self._table.row(model), tenant, model, num_prompt_tokens + (max_tokens or 0))
         for want in wants:
             if want.amount > want.limit.amount:
-                raise _too_large(want, whose)
+                raise _too_large(want, _whose(tenant, model, service_tier))
         granted = await self._store.reserve(wants)
         if isinstance(granted, Shortage):
-            raise _limited(granted, whose)
-        return Permit(self._store, granted)
+            raise _limited(granted, _whose(tenant, model, service_tier))
+        return Permit(wants, granted)
 
     def headers(self, tenant: str, model: str) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*`: requests per day and tokens per minute; none where nothing is set.
@@ -88,33 +89,30 @@ class Permit:
     One that is forgotten leaks away like what was used.
     """
 
-    def __init__(self, store: Store, holds: tuple[Hold, ...]) -> None:
-        self._store = store
-        self._holds = holds
+    def __init__(self, wants: Sequence[Want], reservation: Reservation) -> None:
+        self._wants = wants
+        self._reservation: Reservation | None = reservation
 
     def settle(
         self, num_prompt_tokens: int, num_cached_tokens: int, num_completion_tokens: int
     ) -> None:
         """Say what was really used, by all choices, when nothing more can come."""
-        num_used = max(0, num_prompt_tokens - num_cached_tokens) + num_completion_tokens
-        for hold in self._let_go():
-            if hold.want.limit.kind == "tokens":
-                self._correct(hold, num_used - hold.want.amount)
+        num_tokens = max(0, num_prompt_tokens - num_cached_tokens) + num_completion_tokens
+        self._end([_amount(want.limit, num_tokens) for want in self._wants])
 
     def cancel(self) -> None:
         """Give everything back, the request too: it was refused before it reached the engine."""
-        for hold in self._let_go():
-            self._correct(hold, -hold.want.amount)
+        self._end([0] * len(self._wants))
 
-    def _let_go(self) -> tuple[Hold, ...]:
-        holds, self._holds = self._holds, ()
-        return holds
+    def _end(self, amounts: Sequence[int]) -> None:
+        reservation, self._reservation = self._reservation, None
+        if reservation is not None:
+            reservation.settle(amounts)
 
-    def _correct(self, hold: Hold, amount: int) -> None:
-        if amount > 0:
-            self._store.add(hold, amount)
-        elif amount < 0:
-            self._store.take_back(hold, -amount)
+
+def _amount(limit: Limit, num_tokens: int) -> int:
+    """What one request of so many tokens takes of a limit."""
+    return 1 if limit.kind == "requests" else num_tokens
 
 
 def _wants(row: Row, tenant: str, model: str, num_tokens: int) -> tuple[Want, ...]:
@@ -122,7 +120,7 @@ def _wants(row: Row, tenant: str, model: str, num_tokens: int) -> tuple[Want, ..
         Want(
             key=(tenant, model, limit.dimension),
             limit=limit,
-            amount=1 if limit.kind == "requests" else num_tokens,
+            amount=_amount(limit, num_tokens),
         )
         for limit in row.limits
     )

@@ -1,10 +1,10 @@
 """Where buckets are kept: one seam, so that several servers can share them one day.
 
-In: what to reserve, all of it or nothing. Out: holds, or how long to wait. Thread: the event loop.
-Next: `bucket.py`.
+In: what to reserve, all of it or nothing. Out: a reservation, or how long to wait.
+Thread: the event loop. Next: `bucket.py`.
 
 Only `reserve` has to be decided where the buckets are, so only it is awaited. A shared store makes
-it one script over all buckets of a request, with the store's own clock, sends corrections in the
+it one script over all buckets of a request, by the store's own clock; it sends settlements in the
 background, and tells levels as it last heard of them.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from headrace.server.limits.bucket import TICKS_PER_S, Bucket, Dimension, Limit, Mark
+from headrace.server.limits.bucket import TICKS_PER_S, Bucket, Dimension, Limit, Portion
 
 Key: TypeAlias = tuple[str, str, Dimension]
 """(tenant, model as asked for, dimension): each has a bucket."""
@@ -30,14 +30,6 @@ class Want:
     key: Key
     limit: Limit
     amount: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A want that was granted."""
-
-    want: Want
-    mark: Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +50,20 @@ class Level:
     """Until it is empty."""
 
 
+class Reservation(Protocol):
+    """All wants of one request, granted."""
+
+    def settle(self, amounts: Sequence[int]) -> None:
+        """What was really used, for each want in order. Called once; never refused, so a bucket
+        can overflow. What has leaked since stays gone."""
+        ...
+
+
 class Store(Protocol):
     """Buckets by key; one that was never used, or has leaked away, is empty."""
 
-    async def reserve(self, wants: Sequence[Want]) -> tuple[Hold, ...] | Shortage:
+    async def reserve(self, wants: Sequence[Want]) -> Reservation | Shortage:
         """Grant all wants or none. Cancelled, it leaves nothing reserved."""
-        ...
-
-    def add(self, hold: Hold, amount: int) -> None:
-        """More was used than was held, by `amount`. Never refused, so a bucket can overflow."""
-        ...
-
-    def take_back(self, hold: Hold, amount: int) -> None:
-        """Less was used than was held, by `amount`; what has leaked since stays gone."""
         ...
 
     def level(self, key: Key, limit: Limit) -> Level: ...
@@ -88,7 +81,7 @@ class MemoryStore:
         """Buckets kept: at most twice those in use, and a few."""
         return len(self._buckets)
 
-    async def reserve(self, wants: Sequence[Want]) -> tuple[Hold, ...] | Shortage:
+    async def reserve(self, wants: Sequence[Want]) -> Reservation | Shortage:
         now = self._now()
         shortage: Shortage | None = None
         for want in wants:
@@ -98,16 +91,13 @@ class MemoryStore:
                 shortage = Shortage(want, bucket.used(now), wait)
         if shortage is not None:
             return shortage
-        return tuple(Hold(want, self._bucket(want, now).put(want.amount, now)) for want in wants)
+        return _MemoryReservation(
+            self, [(want, self._bucket(want, now).put(want.amount, now)) for want in wants]
+        )
 
-    def add(self, hold: Hold, amount: int) -> None:
+    def settle(self, want: Want, portion: Portion, amount: int) -> None:
         now = self._now()
-        self._bucket(hold.want, now).put(amount, now)
-
-    def take_back(self, hold: Hold, amount: int) -> None:
-        bucket = self._buckets.get(hold.want.key)
-        if bucket is not None:
-            bucket.take_back(amount, hold.mark, self._now())
+        self._bucket(want, now).settle(portion, amount, now)
 
     def level(self, key: Key, limit: Limit) -> Level:
         now = self._now()
@@ -129,3 +119,13 @@ class MemoryStore:
         """Forget empty buckets: they are as good as new. Each costs a few look-ups in its life."""
         self._buckets = {key: b for key, b in self._buckets.items() if b.reset_ticks(now)}
         self._sweep_above = 2 * len(self._buckets) + _SPARE
+
+
+class _MemoryReservation:
+    def __init__(self, store: MemoryStore, portions: Sequence[tuple[Want, Portion]]) -> None:
+        self._store = store
+        self._portions = portions
+
+    def settle(self, amounts: Sequence[int]) -> None:
+        for (want, portion), amount in zip(self._portions, amounts, strict=True):
+            self._store.settle(want, portion, amount)
