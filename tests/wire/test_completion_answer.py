@@ -25,7 +25,6 @@ from support.answers import (
     Bytes,
     answers,
     finished,
-    interleaved,
     spoken,
     values,
 )
@@ -33,10 +32,9 @@ from support.answers import (
 SEED = 5
 
 
-def streamed(prompts: list[list[Event]], n: int = 1, **options: Any) -> bytes:
-    stream = CompletionStream(STAMP, n=n, num_prompts=len(prompts), **options)
-    said = [(event, prompt) for prompt, events in enumerate(prompts) for event in events]
-    data = b"".join([stream.encode(event, prompt) for event, prompt in said])
+def streamed(events: list[Event], num_prompts: int = 1, n: int = 1, **options: Any) -> bytes:
+    stream = CompletionStream(STAMP, n=n, num_prompts=num_prompts, **options)
+    data = b"".join([stream.encode(event) for event in events])
     assert stream.is_ended
     return data
 
@@ -81,7 +79,7 @@ def test_a_stream() -> None:
         f'data: {HEAD}"choices":[],"usage":{USAGE}}}\n\n'
         "data: [DONE]\n\n"
     )
-    assert streamed([spoken("a<", "")], include_usage=True) == expected.encode()
+    assert streamed(spoken("a<", ""), include_usage=True) == expected.encode()
 
 
 def test_a_whole_answer() -> None:
@@ -97,16 +95,13 @@ def test_a_whole_answer() -> None:
 def test_the_whole_answer_is_the_fold_of_the_stream(
     data: st.DataObject, num_prompts: int, n: int, with_logprobs: bool
 ) -> None:
-    prompts = [data.draw(answers(n, with_logprobs=with_logprobs)) for _ in range(num_prompts)]
+    events = data.draw(answers(num_prompts * n, with_logprobs=with_logprobs))
     spelling = Bytes() if with_logprobs else None
-    choices = [fold(events) for events in prompts]
-    whole = json.loads(completion_answer(STAMP, choices, seed=SEED, spelling=spelling))
-    stream = CompletionStream(
-        STAMP, n=n, num_prompts=num_prompts, include_usage=True, spelling=spelling
-    )
-    marked: list[list[Any]] = [[(event, p) for event in events] for p, events in enumerate(prompts)]
-    order = data.draw(interleaved(marked))
-    chunks = values(b"".join([stream.encode(event, prompt) for event, prompt in order]))
+    choices = fold(events)
+    prompts = [choices[i : i + n] for i in range(0, len(choices), n)]
+    whole = json.loads(completion_answer(STAMP, prompts, seed=SEED, spelling=spelling))
+    options = {"include_usage": True, "spelling": spelling}
+    chunks = values(streamed(events, num_prompts, n, **options))
     heard = folded(chunks, num_prompts * n)
     if not with_logprobs:
         assert all(choice.pop("logprobs") is None for choice in whole["choices"])
@@ -144,17 +139,22 @@ def test_columns_of_log_probabilities() -> None:
 
 def test_reasons() -> None:
     for reason, said in [("stop", "stop"), ("length", "length"), ("cancelled", "stop")]:
-        [chunk] = values(streamed([[finished(reason=reason)]]))
+        [chunk] = values(streamed([finished(reason=reason)]))
         assert chunk["choices"][0]["finish_reason"] == said
 
 
 def test_a_failure_ends_the_stream_without_done() -> None:
     error = GenerationFailed("NaN")
     stream = CompletionStream(STAMP, num_prompts=2)
-    assert stream.encode(Failed(0, error, Usage(1, 0, 0), TIMINGS), 1) == error_frame(error)
+    assert stream.encode(Failed(1, error, Usage(1, 0, 0), TIMINGS)) == error_frame(error)
     assert stream.is_ended
     assert stream.encode(Delta(0, 0, (1,), "late")) == b""
 
 
 def test_what_this_endpoint_has_no_words_for() -> None:
     assert CompletionStream(STAMP).encode(ToolCall(0, 0, "a", "b", "{}")) == b""
+
+
+def test_the_token_that_ends_an_answer_says_nothing() -> None:
+    stream = CompletionStream(STAMP, spelling=Bytes())
+    assert stream.encode(Delta(0, 0, (END,), "", (TokenLogprob(END, -0.5, ()),))) == b""

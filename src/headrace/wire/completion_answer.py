@@ -2,8 +2,8 @@
 
 In: events. Out: SSE frames. Thread: the event loop. Next: `server/sse.py`.
 
-A request may have several prompts, each with `n` choices: choice `c` of prompt `p` is number
-`p * n + c` of the answer.
+A request may have several prompts, each with `n` choices. Choices are numbered through: those of
+the second prompt follow those of the first.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class CompletionStream:
     ) -> None:
         """`spelling`: where log probabilities were asked for."""
         self._stamp = stamp
-        self._n = n
         self._include_usage = include_usage
         self._spelling = spelling
         self._ends = Ends(num_prompts, n)
@@ -57,37 +56,39 @@ class CompletionStream:
         self.is_ended = False
         """The last frame has been given; what comes now is nothing."""
 
-    def encode(self, event: Event, prompt: int = 0) -> bytes:
-        """The frames that `event` of prompt number `prompt` is."""
+    def encode(self, event: Event) -> bytes:
+        """The frames that `event` is; none for a delta whose text is still held back."""
         if self.is_ended:
             return b""
-        index = prompt * self._n + event.choice
         match event:
             case Delta():
-                return self._say(index, event)
+                return self._say(event)
             case Finished():
-                return self._finish(index, event)
+                return self._finish(event)
             case Failed():
                 self.is_ended = True
                 return error_frame(event.error)
             case Started() | ToolCall():
                 return b""
 
-    def _say(self, index: int, delta: Delta) -> bytes:
+    def _say(self, delta: Delta) -> bytes:
+        index = delta.choice
         if self._spelling is None or not delta.logprobs:
             if not delta.text:
                 return b""
             return self._before[index] + quoted(delta.text) + _AFTER_TEXT
         columns = _Columns.of(delta.logprobs, self._spelling, self._num_characters[index])
+        if not delta.text and not columns.tokens:
+            return b""
         self._num_characters[index] = columns.end
         after = b',"logprobs":' + compact(columns.as_wire()) + b',"finish_reason":null}]}\n\n'
         return self._before[index] + quoted(delta.text) + after
 
-    def _finish(self, index: int, end: Finished) -> bytes:
+    def _finish(self, end: Finished) -> bytes:
         """The choice's last chunk; the last choice's has the usage, and what ends the stream."""
         reason = quoted(_reason(end.reason))
-        start = self._before[index] + b'"","logprobs":null,"finish_reason":' + reason
-        self._ends.add(index, end)
+        start = self._before[end.choice] + b'"","logprobs":null,"finish_reason":' + reason
+        self._ends.add(end.choice, end)
         if not self._ends.are_all:
             return start + b"}]}\n\n"
         self.is_ended = True
