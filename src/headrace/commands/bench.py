@@ -1,4 +1,4 @@
-"""`headrace bench engine` and `headrace bench peers`: how fast are we, and beside llama.cpp."""
+"""`headrace bench`: how fast are we, how fast beside llama.cpp, and how fast as a server."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from headrace.bench import figures, opening, peers, report, run
 from headrace.bench.compare import Progress
 from headrace.bench.figures import Figure
+from headrace.commands.bench_serve import serve
 from headrace.errors import HeadraceError
 
 _WIDE = 200
@@ -29,6 +30,8 @@ def bench() -> None:
     every report says the memory bandwidth measured in the same run.
     """
 
+
+bench.add_command(serve)
 
 _MODEL = click.option("--model", metavar="NAME|FILE", help="Default: the default model.")
 _THREADS = click.option("--threads", type=click.IntRange(1), help="Default: one a core.")
