@@ -398,7 +398,11 @@ class ServerSettings:
     )
 
     max_body_bytes: int = _setting(
-        _BODIES, 4_000_000, _size(), "The longest body that is read; a longer one gets 413."
+        _BODIES,
+        4_000_000,
+        _size(),
+        "The longest body that is read; a longer one gets 413.",
+        shown="4MB",
     )
     max_messages: int = _setting(_BODIES, 2048, _whole(1), "Messages in one request.")
     max_tools: int = _setting(_BODIES, 128, _whole(0), "Tools in one request.")
@@ -435,12 +439,14 @@ class ServerSettings:
         300.0,
         _rate(),
         "Tokens a second of one stream; inf does not wait.",
+        "--fake-rate",
     )
     fake_prefill_tokens_per_s: float = _setting(
         _FAKE,
         3000.0,
         _rate(),
         "Prompt tokens a second; inf does not wait.",
+        "--fake-prefill-rate",
     )
     fake_batch_cost: float = _setting(
         _FAKE,

@@ -302,15 +302,15 @@ def threads_each(threads: int | None, num_models: int) -> int | None:
     return max(1, threads // num_models)
 
 
-def check_models(names: ModelNames) -> list[str]:
-    """What is wrong with the names before anything is fetched or loaded: one line for each model
-    that can neither be found nor fetched, or whose file is broken."""
-    problems = []
+def check_models(names: ModelNames) -> list[HeadraceError]:
+    """What is wrong before anything is fetched or loaded: models that can neither be found nor
+    fetched, and files that are broken."""
+    problems: list[HeadraceError] = []
     for named in names.sources.values():
         try:
             _check(named)
         except HeadraceError as error:
-            problems.append(error.message)
+            problems.append(error)
     return problems
 
 

@@ -37,6 +37,7 @@ SCRIPT = (
     "What the river brings in the morning is flour in the evening."
 )
 _MARKERS = {"<|start|>": START_ID, "<|end|>": END_ID}
+_SPELLINGS = {token: marker for marker, token in _MARKERS.items()}
 _MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
 _FIRST_PIECE = 256 + len(_MARKERS)
 _PIECE = re.compile(r" ?[A-Za-z]+|[^A-Za-z]")
@@ -95,6 +96,9 @@ class ScriptedTokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         return self._bytes[token] if token < len(self._bytes) else b""
+
+    def token_text(self, token: int) -> str:
+        return _SPELLINGS.get(token) or self.token_bytes(token).decode(errors="replace")
 
     def _encode(self, text: str, spans: Sequence[tuple[int, int]]) -> list[int]:
         tokens: list[int] = []
