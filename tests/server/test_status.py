@@ -202,6 +202,24 @@ def test_links_lead_somewhere() -> None:
     assert links - {"penapi.json"} == ids
 
 
+def test_paths_that_do_the_same_are_one_endpoint() -> None:
+    operation = {"summary": "Hello", "responses": {}}
+    paths = {"/a": {"get": {**operation, "operationId": "1"}}, "/b": {"get": operation}}
+    text = " ".join(" ".join(Seen(page({"paths": paths})).text).split())
+    assert text.count("Hello") == 1 and "also /b" in text
+
+
+def test_what_may_be_one_of_several_shows_all_its_fields() -> None:
+    def variant(role: str, **fields: Any) -> dict[str, Any]:
+        return {"type": "object", "properties": {"role": {"const": role}, **fields}}
+
+    either = {"oneOf": [variant("user"), variant("tool", id={"type": "string"})]}
+    body = {"content": {"application/json": {"schema": either}}}
+    html = page({"paths": {"/a": {"post": {"requestBody": body}}}})
+    text = " ".join(" ".join(Seen(html).text).split())
+    assert 'role "user" | "tool" id string' in text
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
     lambda inner: (

@@ -38,10 +38,20 @@ def page(document: Schema) -> str:
 
 
 def _operations(document: Schema) -> Iterator[_Operation]:
+    """One for all the paths that do the same."""
+    found: dict[tuple[str, str], _Operation] = {}
     for path, item in document.get("paths", {}).items():
         for method in METHODS:
-            if method in item:
-                yield _Operation(document, path, method, item[method])
+            if method not in item:
+                continue
+            does = {name: part for name, part in item[method].items() if name != "operationId"}
+            known = found.get((method, json.dumps(does, sort_keys=True)))
+            if known is None:
+                made = _Operation(document, path, method, item[method])
+                found[method, json.dumps(does, sort_keys=True)] = made
+            else:
+                known.other_paths.append(path)
+    yield from found.values()
 
 
 class _Operation:
@@ -52,6 +62,7 @@ class _Operation:
         self._path = path
         self._method = method
         self._operation = operation
+        self.other_paths: list[str] = []
         self._id = escape(f"{method}-{path.strip('/').replace('/', '-') or 'root'}", quote=True)
 
     def link(self) -> str:
@@ -61,9 +72,14 @@ class _Operation:
         operation = self._operation
         return (
             f'<section id="{self._id}"><h2>{self._badge()} <code>{escape(self._path)}</code></h2>'
-            f"{_text(operation.get('summary'), 'lead')}{_text(operation.get('description'))}"
+            f"{self._others()}{_text(operation.get('summary'), 'lead')}"
+            f"{_text(operation.get('description'))}"
             f"{self._parameters()}{self._body()}{self._responses()}</section>"
         )
+
+    def _others(self) -> str:
+        paths = ", ".join(f"<code>{escape(path)}</code>" for path in self.other_paths)
+        return f"<p><small>also {paths}</small></p>" if paths else ""
 
     def _badge(self) -> str:
         return f'<b class="{self._method}">{self._method.upper()}</b>'
@@ -107,12 +123,17 @@ class _Operation:
         )
 
     def _properties(self, schema: Schema) -> dict[str, Schema]:
-        """Fields of all that a value may be."""
+        """Fields of all that a value may be; one that differs among them is any of its kinds."""
         listed = (part for word in _COMBINED for part in schema.get(word, ()))
-        found: dict[str, Schema] = {}
+        kinds: dict[str, list[Schema]] = {}
         for part in (schema, *map(self._resolve, listed)):
-            found |= part.get("properties", {})
-        return found
+            for name, field in part.get("properties", {}).items():
+                if field not in kinds.setdefault(name, []):
+                    kinds[name].append(field)
+        return {
+            name: fields[0] if len(fields) == 1 else {"anyOf": fields}
+            for name, fields in kinds.items()
+        }
 
     def _row(self, name: str, listed: Schema, is_required: bool, depth: int) -> str:
         schema = self._resolve(listed)
