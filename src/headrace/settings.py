@@ -250,7 +250,7 @@ class ServerSettings:
         _LISTENING,
         30.0,
         _seconds(),
-        "How long a client may take to send a request's head, and then its body.",
+        "How long a client may take to send a request whole, from connecting or its first byte on.",
     )
     drain_timeout_s: float = _setting(
         _LISTENING,
@@ -477,7 +477,7 @@ class Setting:
 
     @property
     def variable(self) -> str:
-        return _PREFIX + self.name.upper()
+        return _variable(self.name)
 
     def read(self, given: object, source: str) -> Any:
         """The value that was `given`. Raises `SettingsError`, which names `source`."""
@@ -490,6 +490,10 @@ class Setting:
             raise SettingsError(
                 f"{place}`{self.name}` must be {self.kind.allowed}, not {shown}", param=self.name
             ) from None
+
+
+def _variable(name: str) -> str:
+    return _PREFIX + name.upper()
 
 
 def _settings() -> Iterator[Setting]:
@@ -535,7 +539,7 @@ def server_settings(
     values = _from_file(_config_path(config, environ))
     values |= _from_environment(environ)
     for name, given in (flags or {}).items():
-        setting = _known(name, _BY_NAME, "the flags")
+        setting = _known(name, "the flags")
         values[name] = setting.read(given, setting.flags[0])
     return ServerSettings(**values)
 
@@ -559,11 +563,10 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise SettingsError(f"{path}: {error}") from error
-    return {name: _known(name, _BY_NAME, str(path)).read(given[name], str(path)) for name in given}
+    return {name: _known(name, str(path)).read(given[name], str(path)) for name in given}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    by_variable = {setting.variable: setting for setting in SETTINGS}
     values: dict[str, Any] = {}
     for variable, given in environ.items():
         if not variable.startswith(_PREFIX) or variable in _OTHER_VARIABLES:
@@ -572,19 +575,20 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue  # An empty variable is how many tools say: not set.
         if variable == "HEADRACE_PORT" and _SERVICE_ADDRESS.match(given):
             continue
-        setting = _known(variable, by_variable, "the environment")
+        name = variable.removeprefix(_PREFIX).lower()
+        setting = _known(name, "the environment", _variable)
         values[setting.name] = setting.read(given, variable)
     return values
 
 
-def _known(name: str, known: Mapping[str, Setting], source: str) -> Setting:
-    """The setting of that name. Raises `SettingsError` with the nearest one."""
-    if name in known:
-        return known[name]
-    spelled = {each.lower(): each for each in known}
-    near = get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
-    meant = f"; did you mean `{spelled[near[0]]}`?" if near else "; see `headrace serve --help`"
-    raise SettingsError(f"{source}: there is no setting `{name}`{meant}", param=name)
+def _known(name: str, source: str, spelled: Callable[[str], str] = str) -> Setting:
+    """The setting of that name. Raises `SettingsError` with the nearest one, as it is `spelled` in
+    that source."""
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    near = get_close_matches(name.lower(), _BY_NAME, n=1, cutoff=0.5)
+    meant = f"; did you mean `{spelled(near[0])}`?" if near else "; see `headrace serve --help`"
+    raise SettingsError(f"{source}: there is no setting `{spelled(name)}`{meant}", param=name)
 
 
 def document() -> str:
