@@ -30,6 +30,7 @@ class BodyLimits:
     """Also: calls in one message."""
     max_stops: int = 4
     max_biases: int = 1024
+    max_metadata: int = 16
     max_prompts: int = 128
     """Prompts of one legacy completion; also the most answers, prompts times `n`."""
     max_schema_bytes: int = 65_536

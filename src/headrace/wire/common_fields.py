@@ -11,6 +11,7 @@ from headrace.wire.fields import (
     ByType,
     Given,
     Many,
+    MapOf,
     Number,
     Object,
     OneOf,
@@ -26,7 +27,6 @@ from headrace.wire.fields import (
 )
 
 MOST_CHOICES = 128
-_TOKEN_ID = r"0|[1-9][0-9]{0,8}"
 _RESERVED_VARIABLES = frozenset(
     {"self", "messages", "tools", "add_generation_prompt", "continue_final_message"}
 )
@@ -41,19 +41,8 @@ def _stops(stop: str | list[str], path: Path, reading: Reading) -> tuple[str, ..
     return tuple(filter(None, stops))
 
 
-def _biases(given: dict[str, JSON], path: Path, reading: Reading) -> dict[int, float]:
-    if len(given) > reading.limits.max_biases:
-        raise InvalidRequest(
-            f"`{spelled(path)}` has {len(given)} tokens; at most {reading.limits.max_biases} are "
-            "allowed",
-            param=spelled(path),
-        )
-    token_id = Text(_TOKEN_ID, "a map whose keys are token ids")
-    return {
-        int(token_id.read(token, path, reading)): BIAS.read(bias, (*path, token), reading)
-        for token, bias in given.items()
-        if bias is not None
-    }
+def _by_token(given: dict[str, float], path: Path, reading: Reading) -> dict[int, float]:
+    return {int(token): bias for token, bias in given.items()}
 
 
 def _variables(given: dict[str, JSON], path: Path, reading: Reading) -> dict[str, JSON]:
@@ -67,7 +56,15 @@ def _variables(given: dict[str, JSON], path: Path, reading: Reading) -> dict[str
     return given
 
 
-BIAS = Number(-100, 100)
+BIASES = Then(
+    MapOf(
+        Text(r"0|[1-9][0-9]{0,8}", "a map whose keys are token ids"),
+        Number(-100, 100),
+        "tokens",
+        "max_biases",
+    ),
+    _by_token,
+)
 STOP = Then(
     ByType(
         {str: Text(), list: Many(Text(), "strings", limit="max_stops")},
@@ -80,7 +77,7 @@ SERVICE_TIER = OneOf("auto", "on_demand", "flex", "performance", synonyms={"defa
 
 MODEL = field(
     "model",
-    Text(r"(?s:.+)", "the name of a model"),
+    Text(r"[\s\S]+", "the name of a model"),
     "model",
     "One of `/models`, or an alias.",
     required=True,
@@ -109,7 +106,7 @@ SAMPLING = (
     TOP_P,
     field("frequency_penalty", Number(-2, 2), "frequency_penalty", "For each earlier use."),
     field("presence_penalty", Number(-2, 2), "presence_penalty", "For any earlier use."),
-    field("logit_bias", Then(Object(), _biases), "logit_bias", "-100 to 100, by token id."),
+    field("logit_bias", BIASES, "logit_bias", "-100 to 100, by token id."),
     field("seed", Whole(-(2**63), 2**64 - 1), "seed", "Same seed, same answer, bit for bit."),
     field("stop", STOP, "stop", "Strings that end the answer; they are never part of it."),
 )

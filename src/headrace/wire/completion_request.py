@@ -30,11 +30,11 @@ from headrace.wire.fields import (
     Many,
     Path,
     Reading,
-    Refused,
     Table,
     Text,
     Whole,
     field,
+    refused,
 )
 
 
@@ -102,7 +102,7 @@ COMPLETION: Final = Table(
     field("best_of", Whole(1, MOST_CHOICES), note="The same as `n`."),
     field("echo", Boolean(), note="Begin the answer with the prompt."),
     field("logprobs", Whole(0, 5), note="Log probabilities of tokens, and of so many others."),
-    field("suffix", Refused("the models here only go on from a prompt", ("",))),
+    refused("suffix", "the models here only go on from a prompt", ""),
     USER,
 )
 

@@ -104,6 +104,15 @@ class Reading:
             said += f", did you mean '{near[0]}'?"
         return self.in_their_words(path[:-1], said, param=path)
 
+    def check_number(self, path: Path, number: int, plural: str, limit: str) -> None:
+        """Refuse more of something than the `BodyLimits` field `limit` allows."""
+        most: int = getattr(self.limits, limit)
+        if number > most:
+            raise InvalidRequest(
+                f"`{spelled(path)}` has {number} {plural}; at most {most} are allowed",
+                param=spelled(path),
+            )
+
     @staticmethod
     def in_their_words(path: Path, said: str, *, param: Path) -> InvalidRequest:
         """As Groq's validator writes it: `'messages.0.content' : value must be a string`."""
@@ -166,13 +175,15 @@ class Whole:
     def read(self, value: JSON, path: Path, reading: Reading) -> int:
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if not is_whole or isinstance(value, bool) or not self.least <= value <= self.most:
-            raise reading.wrong(path, value, f"a whole number {self._range()}")
+            raise reading.wrong(path, value, self._wanted())
         return int(value)
 
-    def _range(self) -> str:
+    def _wanted(self) -> str:
+        if self.least == self.most:
+            return f"{self.least}"
         if self.most == MOST_INT32:
-            return f"of at least {self.least}"
-        return f"from {self.least} to {self.most}"
+            return f"a whole number of at least {self.least}"
+        return f"a whole number from {self.least} to {self.most}"
 
     def schema(self, limits: BodyLimits) -> dict[str, JSON]:
         return {"type": "integer", "minimum": self.least, "maximum": self.most}
@@ -229,6 +240,36 @@ class Object:
 
 
 @dataclass(frozen=True, slots=True)
+class MapOf:
+    """An object whose keys are the client's, its values of one kind. Nulls are left out."""
+
+    key: Text
+    kind: Kind
+    plural: str
+    limit: str
+    """The field of `BodyLimits` that bounds it."""
+
+    def read(self, value: JSON, path: Path, reading: Reading) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise reading.wrong(path, value, "an object")
+        reading.check_number(path, len(value), self.plural, self.limit)
+        return {
+            self.key.read(name, path, reading): self.kind.read(item, (*path, name), reading)
+            for name, item in value.items()
+            if item is not None
+        }
+
+    def schema(self, limits: BodyLimits) -> dict[str, JSON]:
+        key = self.key.schema(limits)
+        return {
+            "type": "object",
+            "additionalProperties": self.kind.schema(limits),
+            "maxProperties": getattr(limits, self.limit),
+            **({"propertyNames": key} if self.key.pattern is not None else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Many:
     """A list of one kind."""
 
@@ -246,23 +287,16 @@ class Many:
             wanted = f"a list of {self.plural}, {self.least} or more of them"
             said = f"minimum number of items is {self.least}"
             raise reading.wrong(path, value, wanted, said=said)
-        most = self._most(reading.limits)
-        if most is not None and len(value) > most:
-            raise InvalidRequest(
-                f"`{spelled(path)}` has {len(value)} {self.plural}; at most {most} are allowed",
-                param=spelled(path),
-            )
+        if self.limit is not None:
+            reading.check_number(path, len(value), self.plural, self.limit)
         return [self.kind.read(item, (*path, index), reading) for index, item in enumerate(value)]
-
-    def _most(self, limits: BodyLimits) -> int | None:
-        return None if self.limit is None else getattr(limits, self.limit)
 
     def schema(self, limits: BodyLimits) -> dict[str, JSON]:
         schema: dict[str, JSON] = {"type": "array", "items": self.kind.schema(limits)}
         if self.least:
             schema["minItems"] = self.least
-        if (most := self._most(limits)) is not None:
-            schema["maxItems"] = most
+        if self.limit is not None:
+            schema["maxItems"] = getattr(limits, self.limit)
         return schema
 
 
@@ -381,6 +415,11 @@ def ours(name: str, kind: Kind, into: str | None = None, note: str = "") -> Fiel
 def unused(name: str, kind: Kind) -> Field:
     """A field of Groq's that has no effect here."""
     return Field(name=name, kind=kind, has_effect=False)
+
+
+def refused(name: str, why: str, *harmless: JSON) -> Field:
+    """A field that means something that cannot be had here."""
+    return Field(name=name, kind=Refused(why, harmless), note=f"Not supported: {why}.")
 
 
 class Table:

@@ -31,24 +31,19 @@ from headrace.wire.fields import (
     ByType,
     Given,
     Many,
-    Object,
+    MapOf,
     OneOf,
-    Path,
     Reading,
-    Refused,
     Table,
     Text,
-    Then,
     Variants,
     Whole,
     field,
-    ours,
-    spelled,
+    refused,
     unused,
 )
 from headrace.wire.messages import Message, content, is_unfinished, plain
 
-MOST_METADATA: Final = 16
 _LOGPROBS: Final = "message.output_text.logprobs"
 
 
@@ -129,19 +124,6 @@ _ITEMS = Variants(
 )
 
 
-def _metadata(given: dict[str, JSON], path: Path, reading: Reading) -> dict[str, str]:
-    if len(given) > MOST_METADATA:
-        raise InvalidRequest(
-            f"`{spelled(path)}` has {len(given)} entries; at most {MOST_METADATA} are allowed",
-            param=spelled(path),
-        )
-    return {
-        name: Text().read(value, (*path, name), reading)
-        for name, value in given.items()
-        if value is not None
-    }
-
-
 RESPONSES: Final = Table(
     MODEL,
     field(
@@ -160,24 +142,35 @@ RESPONSES: Final = Table(
     TOP_P,
     field("top_logprobs", Whole(0, 20), "top_logprobs", "Log probabilities of so many tokens."),
     *OUR_SAMPLING,
-    field("text", Table(field("format", TEXT_FORMAT), unused("verbosity", Text()))),
+    field(
+        "text",
+        Table(field("format", TEXT_FORMAT), unused("verbosity", Text())),
+        note="The answer's format.",
+    ),
     field("tools", FLAT_TOOLS, note="Functions that the model may call."),
     field("tool_choice", FLAT_TOOL_CHOICE, note="`auto` where there are tools, else `none`."),
-    field("parallel_tool_calls", Boolean(), "parallel_tool_calls"),
+    field("parallel_tool_calls", Boolean(), "parallel_tool_calls", "Several calls in one answer."),
     field(
         "reasoning",
         Table(field("effort", EFFORT), unused("summary", Text())),
+        note="How much to think, where models can.",
     ),
-    field("service_tier", OneOf("auto", "default", "flex")),
-    field("metadata", Then(Object(), _metadata), note="Repeated in the answer."),
-    field("truncation", OneOf("auto", "disabled")),
+    field(
+        "service_tier",
+        OneOf("auto", "default", "flex"),
+        note="`flex` is refused rather than queued.",
+    ),
+    field(
+        "metadata", MapOf(Text(), Text(), "entries", "max_metadata"), note="Repeated in the answer."
+    ),
+    field("truncation", OneOf("auto", "disabled"), note="Nothing is ever cut off."),
     USER,
     TEMPLATE_VARIABLES,
-    field("store", Refused(_NOT_STORED, (False,))),
-    field("background", Refused("answers are given at once; stream them", (False,))),
-    field("previous_response_id", Refused(_NOT_STORED)),
-    ours("conversation", Refused(_NOT_STORED)),
-    ours("prompt", Refused("there are no stored prompts here; send `input`")),
+    refused("store", _NOT_STORED, False),
+    refused("background", "answers are given at once; stream them", False),
+    refused("previous_response_id", _NOT_STORED),
+    refused("conversation", _NOT_STORED),
+    refused("prompt", "there are no stored prompts here; send `input`"),
     field("include", Many(Text(), "names", limit="max_parts"), note=f"`{_LOGPROBS}`, or nothing."),
     unused("max_tool_calls", Whole(1)),
 )
@@ -224,7 +217,7 @@ def _logprobs(given: Given, reading: Reading) -> bool:
     for index, name in enumerate(given.get("include", [])):
         if name != _LOGPROBS:
             reading.ignore(("include", index))
-    return "top_logprobs" in given or _LOGPROBS in given.get("include", [])
+    return bool(given.get("top_logprobs")) or _LOGPROBS in given.get("include", [])
 
 
 def _echo(body: Mapping[str, JSON], given: Given) -> dict[str, Any]:
@@ -253,6 +246,8 @@ def _messages(given: Given) -> list[Message]:
         return [*messages, {"role": "user", "content": given["input"]}]
     for item in given["input"]:
         _add(item, messages)
+    if not messages:
+        raise InvalidRequest("`input` holds nothing to answer", param="input")
     return messages
 
 
