@@ -123,7 +123,7 @@ class RateLimited(HeadraceError):
     code = "rate_limit_exceeded"
 
     def __init__(
-        self, message: str, *, wire_type: str, retry_after_s: float | None, limit: str = ""
+        self, message: str, *, wire_type: str, retry_after_s: float | None, limit: str | None = None
     ) -> None:
         super().__init__(message)
         self.wire_type = wire_type

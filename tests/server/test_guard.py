@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from headrace.errors import Unavailable
 from headrace.observe.observer import Observers, RequestEnded
 from headrace.server.cors import CORS
 from headrace.server.exchange import Exchanges
-from headrace.server.guard import Guard
+from headrace.server.guard import Guard, refuse
 
 HEADERS = [
     (b"content-type", b"text/plain"),
@@ -166,6 +167,16 @@ def test_websockets_are_guarded_too() -> None:
     assert [message["type"] for message in refused] == ["websocket.close"]
 
 
+def test_a_refusal_says_when_to_come_again() -> None:
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        await refuse(scope, send, Unavailable("later", retry_after_s=61.5))
+
+    answer = ask(busy, [])
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "62"
+    assert answer.headers["x-should-retry"] == "false"
+
+
 def test_a_refusal_is_known_to_the_logs() -> None:
     facts: list[RequestEnded] = []
 
@@ -217,7 +228,7 @@ def test_options_that_ask_nothing_are_a_request() -> None:
     assert ask(crossing(), [("origin", PAGE)], method="OPTIONS").body == b"ab"
 
 
-def test_a_page_may_read_the_headers_that_are_there() -> None:
+def test_a_page_may_read_our_headers() -> None:
     answer = ask(crossing(), [("origin", PAGE)])
     told = answer.headers
     assert answer.body == b"ab"
@@ -227,8 +238,14 @@ def test_a_page_may_read_the_headers_that_are_there() -> None:
         "x-client-request-id",
         "retry-after",
         "x-should-retry",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-limit-tokens",
+        "x-ratelimit-remaining-requests",
         "x-ratelimit-remaining-tokens",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-reset-tokens",
         "x-headrace-model",
+        "x-headrace-ignored",
     }
     assert "access-control-allow-credentials" not in told
 

@@ -16,8 +16,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from headrace.errors import Forbidden
 from headrace.server.guard import ANY, refuse
 
-_EXPOSED = (b"x-request-id", b"x-client-request-id", b"retry-after", b"x-should-retry")
-_EXPOSED_PREFIXES = (b"x-ratelimit-", b"x-headrace-")
+_EXPOSED = [
+    "x-request-id",
+    "x-client-request-id",
+    "retry-after",
+    "x-should-retry",
+    *(
+        f"x-ratelimit-{n}-{k}"
+        for n in ("limit", "remaining", "reset")
+        for k in ("requests", "tokens")
+    ),
+    "x-headrace-model",
+    "x-headrace-ignored",
+]
+"""By name: `*` would do, but older browsers take it for a name."""
+_EXPOSING = (b"access-control-expose-headers", ", ".join(_EXPOSED).encode())
 _METHODS = b"GET, POST, DELETE, OPTIONS"
 _HEADERS = b"authorization, content-type"
 _MAX_AGE_S = b"600"
@@ -40,8 +53,8 @@ class CORS:
         if scope["method"] == "OPTIONS" and _header(scope, b"access-control-request-method"):
             await self._preflight(scope, send, origin if is_allowed else None)
         else:
-            allowed = self._allowed(origin) if is_allowed else _VARY
-            await self._app(scope, receive, _marking(send, allowed, is_allowed))
+            readable = [*self._allowed(origin), _EXPOSING] if is_allowed else _VARY
+            await self._app(scope, receive, _marking(send, readable))
 
     async def _preflight(self, scope: Scope, send: Send, origin: bytes | None) -> None:
         """`origin` is None for one that may not call."""
@@ -71,22 +84,16 @@ class CORS:
 _VARY = [(b"vary", b"origin")]
 
 
-def _marking(send: Send, headers: list[tuple[bytes, bytes]], exposes: bool) -> Send:
-    """`send`, with `headers` on the response, and what of its own a page may read."""
+def _marking(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
+    """`send`, with `headers` on the response's start."""
 
     # Not a coroutine of its own: chunks of the body go straight through.
     def send_marked(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
-            own = list(message.get("headers", ()))
-            message = {**message, "headers": [*own, *headers, *(_exposed(own) if exposes else ())]}
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
         return send(message)
 
     return send_marked
-
-
-def _exposed(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    names = sorted({n for name, _ in headers if (n := name.lower()).startswith(_EXPOSED_PREFIXES)})
-    return [(b"access-control-expose-headers", b", ".join([*_EXPOSED, *names]))]
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes | None:

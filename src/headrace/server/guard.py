@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from headrace.errors import Forbidden, HeadraceError
 from headrace.server.access import is_loopback
 from headrace.server.exchange import exchange_of
-from headrace.wire.error_body import error_body
+from headrace.wire.error_body import error_body, error_headers
 
 ANY = "*"
 
@@ -90,12 +90,13 @@ async def refuse(scope: Scope, send: Send, error: HeadraceError) -> None:
     with suppress(KeyError):
         exchange_of(scope).error = error
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": error.message})
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         return
     body = error_body(error)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
+        *((name.encode(), value.encode()) for name, value in error_headers(error).items()),
     ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
