@@ -4,6 +4,8 @@ from typing import Any
 
 import orjson
 import pytest
+from groq.types.chat import ChatCompletionAssistantMessageParam
+from groq.types.chat.completion_create_params import CompletionCreateParams
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +13,7 @@ from headrace.errors import InvalidRequest
 from headrace.wire.ask import Ask, JSONObject, JSONSchema, NamedTool, Tool
 from headrace.wire.body import BodyLimits, parse_body
 from headrace.wire.chat_request import CHAT, parse_chat
+from headrace.wire.messages import ASSISTANT
 from support.bodies import TOOL, USER, chat_body, from_schema, json_values
 
 LIMITS = BodyLimits(max_tools=4, max_schema_bytes=2000, max_schema_depth=8, max_schema_nodes=60)
@@ -29,6 +32,14 @@ def refusal(*messages: Any, strict: bool = False, **fields: Any) -> tuple[str, s
 
 def test_the_least_body_has_the_defaults() -> None:
     assert parse() == Ask(model="m", messages=(USER,), tool_choice="none")
+
+
+def test_every_field_of_groqs_sdk_is_known() -> None:
+    known = {row.name for row in CHAT.fields if not row.is_ours}
+    assert set(CompletionCreateParams.__annotations__) <= known
+    assert set(ChatCompletionAssistantMessageParam.__annotations__) <= {
+        "role", *(row.name for row in ASSISTANT.fields)
+    }  # fmt: skip
 
 
 def test_null_is_absent() -> None:
@@ -258,6 +269,12 @@ STRICT: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "x"}, "property 'prompt' is unsupported"),
     ({"messages": []}, "'messages' : minimum number of items is 1"),
     ({"n": 2}, "`n` must be 1, not 2"),
+    ({"service_tier": "default"},
+     "'service_tier' : value is not one of the allowed values "
+     "['auto','on_demand','flex','performance']"),
+    ({"reasoning_effort": "xhigh"},
+     "'reasoning_effort' : value is not one of the allowed values "
+     "['none','default','low','medium','high']"),
     ({"metadata": 3}, "`metadata` must be an object, not 3"),
     ({"response_format": {"type": "json_object"}},
      "'messages' must contain the word 'json' in some form, to use 'response_format' of type "

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from headrace.errors import InvalidRequest
 from headrace.wire.body import BodyLimits
-from headrace.wire.fields import (
+from headrace.wire.fields import Table, Variants, field, ours, unused
+from headrace.wire.kinds import (
     Anything,
     Boolean,
     ByType,
@@ -18,20 +19,12 @@ from headrace.wire.fields import (
     Number,
     Object,
     OneOf,
-    Path,
-    Reading,
     Refused,
-    Table,
     Text,
     Then,
-    Variants,
     Whole,
-    field,
-    ours,
-    shown,
-    spelled,
-    unused,
 )
+from headrace.wire.reading import Path, Reading, shown, spelled
 from support.bodies import json_values
 
 

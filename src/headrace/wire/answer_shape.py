@@ -16,22 +16,9 @@ from headrace.wire.ask import (
     Tool,
     ToolChoice,
 )
-from headrace.wire.fields import (
-    Boolean,
-    ByType,
-    Given,
-    Many,
-    OneOf,
-    Path,
-    Reading,
-    Table,
-    Text,
-    Then,
-    Variants,
-    field,
-    spelled,
-    unused,
-)
+from headrace.wire.fields import Given, Table, Variants, field, unused
+from headrace.wire.kinds import Boolean, ByType, Many, OneOf, Text, Then
+from headrace.wire.reading import Path, Reading, spelled
 from headrace.wire.schema_limits import SCHEMA, open_object
 
 NAME = Text(r"[a-zA-Z0-9_-]{1,64}", "1 to 64 letters, digits, `_` or `-`")

@@ -26,27 +26,13 @@ from headrace.wire.common_fields import (
     MOST_CHOICES,
     OUR_SAMPLING,
     SAMPLING,
-    SERVICE_TIER,
     STREAMING,
     TEMPLATE_VARIABLES,
     USER,
     wants_usage,
 )
-from headrace.wire.fields import (
-    Anything,
-    Boolean,
-    Field,
-    Given,
-    Object,
-    OneOf,
-    Reading,
-    Table,
-    Text,
-    Whole,
-    field,
-    ours,
-    unused,
-)
+from headrace.wire.fields import Given, Table, field, ours, unused
+from headrace.wire.kinds import Anything, Boolean, Object, OneOf, Text, Whole
 from headrace.wire.messages import (
     MESSAGES,
     Message,
@@ -55,9 +41,11 @@ from headrace.wire.messages import (
     mentions_json,
     plain,
 )
+from headrace.wire.reading import Reading
 
 __all__ = ["CHAT", "EFFORT", "BodyLimits", "parse_body", "parse_chat"]
 
+TIERS: Final = ("auto", "on_demand", "flex", "performance")
 EFFORT: Final = OneOf("none", "minimal", "low", "medium", "high", "xhigh", "default")
 
 CHAT: Final = Table(
@@ -69,13 +57,7 @@ CHAT: Final = Table(
     field("max_completion_tokens", Whole(1), "max_tokens", "The newer name of `max_tokens`."),
     *SAMPLING,
     *OUR_SAMPLING,
-    Field(
-        name="n",
-        kind=Whole(1, MOST_CHOICES),
-        into="n",
-        note="How many answers to give.",
-        strictly=Whole(1, 1),
-    ),
+    field("n", Whole(1, MOST_CHOICES), "n", "How many answers to give.", strictly=Whole(1, 1)),
     field("logprobs", Boolean(), note="Tell the log probability of each token."),
     field("top_logprobs", Whole(0, 20), note="And of this many of the likeliest ones."),
     field("response_format", RESPONSE_FORMAT, note="Text, any JSON object, or JSON by a schema."),
@@ -96,9 +78,21 @@ CHAT: Final = Table(
         OneOf("raw", "parsed", "hidden"),
         note="Thoughts inside the content, apart from it, or not at all.",
     ),
-    field("reasoning_effort", EFFORT, "reasoning_effort", "How much to think, where models can."),
+    field(
+        "reasoning_effort",
+        EFFORT,
+        "reasoning_effort",
+        "How much to think, where models can.",
+        strictly=OneOf("none", "default", "low", "medium", "high"),
+    ),
     TEMPLATE_VARIABLES,
-    field("service_tier", SERVICE_TIER, "service_tier", "`flex` is refused rather than queued."),
+    field(
+        "service_tier",
+        OneOf(*TIERS, synonyms={"default": "on_demand"}),
+        "service_tier",
+        "`flex` is refused rather than queued.",
+        strictly=OneOf(*TIERS),
+    ),
     USER,
     unused("metadata", Object()),
     unused("store", Boolean()),

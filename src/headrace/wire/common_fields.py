@@ -6,25 +6,9 @@ from typing import Any
 
 from headrace.errors import InvalidRequest
 from headrace.wire.ask import JSON
-from headrace.wire.fields import (
-    Boolean,
-    ByType,
-    Given,
-    Many,
-    MapOf,
-    Number,
-    Object,
-    OneOf,
-    Path,
-    Reading,
-    Table,
-    Text,
-    Then,
-    Whole,
-    field,
-    ours,
-    spelled,
-)
+from headrace.wire.fields import Given, Table, field, ours
+from headrace.wire.kinds import Boolean, ByType, Many, MapOf, Number, Object, Text, Then, Whole
+from headrace.wire.reading import Path, Reading, spelled
 
 MOST_CHOICES = 128
 _RESERVED_VARIABLES = frozenset(
@@ -73,7 +57,6 @@ STOP = Then(
     _stops,
 )
 STREAM_OPTIONS = Table(field("include_usage", Boolean()))
-SERVICE_TIER = OneOf("auto", "on_demand", "flex", "performance", synonyms={"default": "on_demand"})
 
 MODEL = field(
     "model",

@@ -23,19 +23,9 @@ from headrace.wire.common_fields import (
     USER,
     wants_usage,
 )
-from headrace.wire.fields import (
-    Boolean,
-    ByType,
-    Kind,
-    Many,
-    Path,
-    Reading,
-    Table,
-    Text,
-    Whole,
-    field,
-    refused,
-)
+from headrace.wire.fields import Table, field, refused
+from headrace.wire.kinds import Boolean, ByType, Kind, Many, Text, Whole
+from headrace.wire.reading import Path, Reading
 
 
 @dataclass(frozen=True, slots=True)

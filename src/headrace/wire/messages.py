@@ -19,23 +19,9 @@ import orjson
 from headrace.errors import InvalidRequest
 from headrace.wire.ask import JSON
 from headrace.wire.body import BodyLimits, is_deeper
-from headrace.wire.fields import (
-    Anything,
-    ByType,
-    Given,
-    Many,
-    OneOf,
-    Path,
-    Reading,
-    Table,
-    Text,
-    Then,
-    Variants,
-    field,
-    ours,
-    spelled,
-    unused,
-)
+from headrace.wire.fields import Given, Table, Variants, field, ours, unused
+from headrace.wire.kinds import Anything, ByType, Many, OneOf, Text, Then
+from headrace.wire.reading import Path, Reading, spelled
 
 Message: TypeAlias = dict[str, JSON]
 

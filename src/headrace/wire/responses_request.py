@@ -26,23 +26,10 @@ from headrace.wire.common_fields import (
     USER,
     wants_usage,
 )
-from headrace.wire.fields import (
-    Boolean,
-    ByType,
-    Given,
-    Many,
-    MapOf,
-    OneOf,
-    Reading,
-    Table,
-    Text,
-    Variants,
-    Whole,
-    field,
-    refused,
-    unused,
-)
+from headrace.wire.fields import Given, Table, Variants, field, refused, unused
+from headrace.wire.kinds import Boolean, ByType, Many, MapOf, OneOf, Text, Whole
 from headrace.wire.messages import Message, content, is_unfinished, plain
+from headrace.wire.reading import Reading
 
 _LOGPROBS: Final = "message.output_text.logprobs"
 

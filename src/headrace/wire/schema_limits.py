@@ -11,7 +11,8 @@ import orjson
 
 from headrace.errors import InvalidRequest
 from headrace.wire.ask import JSON
-from headrace.wire.fields import Object, Path, Reading, Then, spelled
+from headrace.wire.kinds import Object, Then
+from headrace.wire.reading import Path, Reading, spelled
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 """Keywords that hold schemas by name."""
