@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner, Result
 
+from headrace.bench.serve.asking import OverHTTP
 from headrace.bench.serve.client import Server
 from headrace.bench.serve.load import Closed, Load, Plan
 from headrace.bench.serve.workloads import WORKLOADS
@@ -114,14 +115,9 @@ def test_wrong_usage_is_told(arguments: list[str], said: str) -> None:
 
 
 def test_progress_says_how_far_it_is() -> None:
-    plan = Plan(
-        server=Server.parse("http://h"),
-        model="m",
-        workload=WORKLOADS["fixed"],
-        arrivals=Closed(1),
-        num_requests=9,
-    )
+    plan = Plan(workload=WORKLOADS["fixed"], arrivals=Closed(1), num_requests=9)
+    asker = OverHTTP(Server.parse("http://h"), "m")
     assert (
-        progress_line(Load(plan), 12.0)
+        progress_line(Load(plan, asker), 12.0)
         == "0 of 9 answered · 0 open · 0 errors · 12 tokens a second"
     )

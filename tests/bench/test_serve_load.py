@@ -12,21 +12,27 @@ import pytest
 
 from headrace.bench.serve import report
 from headrace.bench.serve.answer import Sample
+from headrace.bench.serve.asking import FULL_LENGTH, InProcess, OverHTTP, first_model
 from headrace.bench.serve.client import Server
-from headrace.bench.serve.load import Closed, Load, Open, Outcome, Plan, first_model
+from headrace.bench.serve.load import Closed, Load, Open, Outcome, Plan
 from headrace.bench.serve.report import Targets
 from headrace.bench.serve.workloads import WORKLOADS, Length
 from headrace.errors import BenchError
+from headrace.testing import scripted_engine
 from support.chat_server import USAGE, Asked, ChatServer, Reply, answer, serving
 
 SMALL = replace(WORKLOADS["fixed"], prompt_words=Length(3), output_tokens=Length(2))
 
 
-def put_load(chat: ChatServer, **how: Any) -> Outcome:
+def put_load(chat: ChatServer, timeout_s: float = 20.0, **how: Any) -> Outcome:
+    usual = {"workload": SMALL, "arrivals": Closed(1), "seed": 1}
+    plan = Plan(**{**usual, **how})
+
     async def loading() -> Outcome:
         async with asyncio.timeout(20), serving(chat) as url:
-            usual = {"model": "m", "workload": SMALL, "arrivals": Closed(1), "seed": 1}
-            return await Load(Plan(server=Server.parse(url), **{**usual, **how})).run()
+            server = Server.parse(url)
+            with OverHTTP(server, "m", fields=FULL_LENGTH, timeout_s=timeout_s) as asker:
+                return await Load(plan, asker).run()
 
     return asyncio.run(loading())
 
@@ -40,7 +46,7 @@ def replying(make: Callable[[int], Reply]) -> ChatServer:
 
 def test_a_request_is_what_the_api_expects() -> None:
     chat = ChatServer()
-    outcome = put_load(chat, num_requests=1, extra={"ignore_eos": True})
+    outcome = put_load(chat, num_requests=1)
     [asked] = chat.asked
     assert asked.head.startswith("POST /v1/chat/completions ")
     assert asked.body["model"] == "m" and asked.body["max_tokens"] == 2
@@ -166,6 +172,23 @@ def test_the_first_model_is_the_one_to_ask() -> None:
     assert asyncio.run(asking()) == "first"
 
 
+def test_an_engine_can_be_asked_without_a_server() -> None:
+    with scripted_engine("one two three four") as engine:
+        plan = Plan(workload=SMALL, arrivals=Closed(2), num_requests=5)
+        outcome = asyncio.run(Load(plan, InProcess(engine)).run())
+    assert [sample.error for sample in outcome.samples] == [None] * 5
+    assert {sample.num_completion_tokens for sample in outcome.samples} == {2}
+    assert all(sample.num_prompt_tokens > 3 for sample in outcome.samples)
+
+
+def test_an_engine_that_refuses_is_an_error() -> None:
+    with scripted_engine("one two") as engine:
+        engine.close()
+        plan = Plan(workload=SMALL, arrivals=Closed(1), num_requests=1)
+        [sample] = asyncio.run(Load(plan, InProcess(engine)).run()).samples
+    assert sample.error is not None and "closed" in sample.error
+
+
 def sample(begun_at: float, token_at: tuple[float, ...], ended_at: float, **fields: Any) -> Sample:
     usual = {
         "num_prompt_tokens": 10,
@@ -179,8 +202,6 @@ def sample(begun_at: float, token_at: tuple[float, ...], ended_at: float, **fiel
 @pytest.fixture
 def outcome() -> Outcome:
     plan = Plan(
-        server=Server.parse("http://h"),
-        model="m",
         workload=SMALL,
         arrivals=Open(2.0),
         num_requests=3,

@@ -14,8 +14,9 @@ import click
 from rich.console import Console
 
 from headrace.bench.serve import report
+from headrace.bench.serve.asking import GREEDY, OverHTTP, first_model
 from headrace.bench.serve.client import Server
-from headrace.bench.serve.load import Arrivals, Closed, Load, Open, Outcome, Plan, first_model
+from headrace.bench.serve.load import Arrivals, Closed, Load, Open, Outcome, Plan
 from headrace.bench.serve.report import Targets
 from headrace.bench.serve.workloads import WORKLOADS, Length, Workload
 from headrace.errors import BenchError
@@ -79,7 +80,16 @@ SHOW_EVERY_S = 0.5
 @click.option("--seed", type=int, metavar="N", help="The same prompts again. Default: new ones.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def serve(
-    url: str, as_json: bool, ttft_target: float, e2e_target: float | None, **how: Any
+    url: str,
+    model: str | None,
+    api_key: str | None,
+    timeout: float,
+    ignore_eos: bool,
+    extra: str | None,
+    ttft_target: float,
+    e2e_target: float | None,
+    as_json: bool,
+    **how: Any,
 ) -> None:
     """Ask a server as many clients would, by streams, and tell how long they waited.
 
@@ -95,14 +105,23 @@ def serve(
       shared-prefix  a system message of 512 words for all, questions of 32
       multi-turn     conversations of 5 turns, each with all that was said before
     """
-    plan = _plan(url, **how)
-    outcome = _run(_measured(plan))
-    found = report.summary(outcome, Targets(ttft_target / 1e3, _seconds(e2e_target)))
+    plan = _plan(**how)
+    fields = {**GREEDY, **({"ignore_eos": True} if ignore_eos else {}), **_extra(extra)}
+    server = Server.parse(url, api_key)
+    model = model or _run(first_model(server))
+    with OverHTTP(server, model, fields=fields, timeout_s=timeout) as asker:
+        outcome = _run(_measured(Load(plan, asker)))
+    targets = Targets(ttft_target / 1e3, _seconds(e2e_target))
+    found = {"url": server.url, "model": model, **report.summary(outcome, targets)}
     if found["error_rate"] == 1.0:
         raise BenchError(f"no request succeeded: {next(iter(found['errors']))}")
     if as_json:
         click.echo(json.dumps(found, indent=2))
-        return
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
     console = Console()
     console.print(
         f"{found['model']} at {found['url']} · {found['workload']} · {found['arrivals']} · "
@@ -115,9 +134,6 @@ def serve(
 
 
 def _plan(
-    url: str,
-    model: str | None,
-    api_key: str | None,
     workload: str,
     prompt_words: int | None,
     output_tokens: int | None,
@@ -126,25 +142,17 @@ def _plan(
     requests: int | None,
     duration: float | None,
     warmup: int,
-    timeout: float,
-    ignore_eos: bool,
-    extra: str | None,
     seed: int | None,
 ) -> Plan:
-    server = Server.parse(url, api_key)
     if requests is None and duration is None:
         requests = DEFAULT_REQUESTS
     return Plan(
-        server=server,
-        model=model or _run(first_model(server)),
         workload=_sized(WORKLOADS[workload], prompt_words, output_tokens),
         arrivals=_arrivals(concurrency, rate),
         num_requests=requests,
         duration_s=duration,
         num_warmup=warmup,
         seed=random.randrange(10**6) if seed is None else seed,
-        timeout_s=timeout,
-        extra={**({"ignore_eos": True} if ignore_eos else {}), **_extra(extra)},
     )
 
 
@@ -178,8 +186,7 @@ def _extra(text: str | None) -> dict[str, Any]:
     return fields
 
 
-async def _measured(plan: Plan) -> Outcome:
-    load = Load(plan)
+async def _measured(load: Load) -> Outcome:
     async with _shown(load):
         return await load.run()
 

@@ -1,7 +1,7 @@
-"""Puts load on a server: so many clients at a time, or so many arrivals a second.
+"""Puts load on whoever answers: so many clients at a time, or so many arrivals a second.
 
-In: a `Plan`. Out: an `Outcome` with a sample for every request. Thread: one event loop's.
-Next: `client.py`, at each request; `report.py`, at the end.
+In: a `Plan`, and whom to ask. Out: an `Outcome` with a sample for every request.
+Thread: one event loop's. Next: `asking.py`, at each request; `report.py`, at the end.
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Protocol, TypeAlias
 
-import orjson
+from headrace.bench.serve.answer import Sample
+from headrace.bench.serve.workloads import Conversation, Workload
 
-from headrace.bench.serve.answer import Sample, StreamedAnswer
-from headrace.bench.serve.client import Pool, Server
-from headrace.bench.serve.workloads import Conversation, Turn, Workload
-from headrace.errors import BenchError
+Messages: TypeAlias = list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +42,18 @@ class Open:
 Arrivals: TypeAlias = Closed | Open
 
 
+class Asker(Protocol):
+    """Asks one question."""
+
+    async def ask(self, messages: Messages, max_tokens: int, due_at: float) -> tuple[Sample, str]:
+        """What came of it, and the text of the answer. `due_at`: when the client began to wait.
+        Raises nothing: what goes wrong is the sample's error."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is asked, how often and of whom."""
+    """What is asked, and how often."""
 
-    server: Server
-    model: str
     workload: Workload
     arrivals: Arrivals
     num_requests: int | None = None
@@ -59,9 +62,6 @@ class Plan:
     num_warmup: int = 0
     """Requests before the first that counts."""
     seed: int = 0
-    timeout_s: float = 300.0
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of every body."""
 
     def __post_init__(self) -> None:
         if self.num_requests is None and self.duration_s is None:
@@ -85,27 +85,24 @@ class Outcome:
 class Load:
     """One run of a plan. `samples` and `num_open` may be watched meanwhile."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, asker: Asker) -> None:
         self.plan = plan
+        self._asker = asker
         self.samples: list[Sample] = []
         self.num_open = 0
         self.num_tokens = 0
-        self._pool = Pool(plan.server)
         self._conversations = plan.workload.conversations(plan.seed)
         self._max_late_s = 0.0
 
     async def run(self) -> Outcome:
         """Warm up, then measure."""
         plan = self.plan
-        try:
-            if plan.num_warmup:
-                clients = plan.arrivals.concurrency if isinstance(plan.arrivals, Closed) else 1
-                await self._closed(_Quota(plan.num_warmup, None), clients)
-                self.samples.clear()
-                self.num_tokens = 0
-            return await self._measured(_Quota(plan.num_requests, plan.duration_s))
-        finally:
-            self._pool.close()
+        if plan.num_warmup:
+            num_clients = plan.arrivals.concurrency if isinstance(plan.arrivals, Closed) else 1
+            await self._closed(_Quota(plan.num_warmup, None), num_clients)
+            self.samples.clear()
+            self.num_tokens = 0
+        return await self._measured(_Quota(plan.num_requests, plan.duration_s))
 
     async def _measured(self, quota: _Quota) -> Outcome:
         cpu_s, begun_at = time.process_time(), perf_counter()
@@ -154,45 +151,17 @@ class Load:
             if not quota.take():
                 return
             messages.append({"role": "user", "content": turn.question})
-            answer = StreamedAnswer()
-            if not await self._ask(messages, turn, answer, due_at):
+            self.num_open += 1
+            try:
+                sample, text = await self._asker.ask(messages, turn.max_tokens, due_at)
+            finally:
+                self.num_open -= 1
+            self.samples.append(sample)
+            self.num_tokens += sample.num_completion_tokens
+            if sample.error is not None:
                 return
-            messages.append({"role": "assistant", "content": answer.text})
+            messages.append({"role": "assistant", "content": text})
             due_at = perf_counter()
-
-    async def _ask(
-        self, messages: list[dict[str, str]], turn: Turn, answer: StreamedAnswer, due_at: float
-    ) -> bool:
-        """One request, until its end. True: the answer came whole."""
-        request = self.plan.server.request("POST", "/chat/completions", self._body(messages, turn))
-        failure = None
-        self.num_open += 1
-        try:
-            async with asyncio.timeout(self.plan.timeout_s):
-                await self._pool.ask(request, answer)
-        except TimeoutError:
-            failure = "timeout"
-        except OSError as error:
-            failure = f"connection: {error.strerror or error}"
-        finally:
-            self.num_open -= 1
-        sample = answer.sample(due_at, perf_counter(), failure)
-        self.samples.append(sample)
-        self.num_tokens += sample.num_completion_tokens
-        return sample.error is None
-
-    def _body(self, messages: list[dict[str, str]], turn: Turn) -> bytes:
-        return orjson.dumps(
-            {
-                "model": self.plan.model,
-                "messages": messages,
-                "max_tokens": turn.max_tokens,
-                "temperature": 0,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-                **self.plan.extra,
-            }
-        )
 
 
 class _Quota:
@@ -213,39 +182,3 @@ class _Quota:
         if self._num_left is not None:
             self._num_left -= 1
         return True
-
-
-class _Whole:
-    """Listens to an answer that is not streamed."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.body = b""
-
-    def hear_status(self, status: int) -> None:
-        self.status = status
-
-    def hear_body(self, data: bytes, at: float) -> None:
-        self.body += data
-
-
-async def first_model(server: Server, timeout_s: float = 30.0) -> str:
-    """The id of the first model that the server lists. Raises `BenchError`."""
-    pool, answer = Pool(server), _Whole()
-    try:
-        async with asyncio.timeout(timeout_s):
-            await pool.ask(server.request("GET", "/models"), answer)
-        if answer.status != 200:
-            raise BenchError(f"{server.url}/models answered {answer.status}: {answer.body[:200]!r}")
-        return str(orjson.loads(answer.body)["data"][0]["id"])
-    except TimeoutError:
-        raise BenchError(f"{server.url} does not answer within {timeout_s:g} s") from None
-    except OSError as error:
-        said = error.strerror or error
-        raise BenchError(
-            f"nothing answers at {server.url} ({said}); start it with `headrace serve`"
-        ) from None
-    except (ValueError, LookupError, TypeError):
-        raise BenchError(f"{server.url}/models lists no model; name one with --model") from None
-    finally:
-        pool.close()

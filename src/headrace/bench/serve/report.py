@@ -43,8 +43,6 @@ def summary(outcome: Outcome, targets: Targets) -> dict[str, Any]:
     whole = [sample for sample in samples if sample.error is None]
     errors = Counter(sample.error for sample in samples if sample.error is not None)
     return {
-        "url": plan.server.url,
-        "model": plan.model,
         "workload": plan.workload.name,
         "arrivals": str(plan.arrivals),
         "seed": plan.seed,
