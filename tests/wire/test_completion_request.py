@@ -92,6 +92,11 @@ def test_echo_and_the_rest() -> None:
     assert first.ignored == ("foo",)
 
 
+def test_tokens_are_not_echoed() -> None:
+    assert refusal([5, 6], echo=True)[1] == "echo"
+    assert parse([5, 6], echo=False).first.token_ids == (5, 6)
+
+
 def test_best_of_is_n() -> None:
     assert parse(n=3, best_of=3).first.n == 3
     assert refusal(best_of=2)[1] == "best_of"

@@ -19,7 +19,7 @@ from headrace.wire.answer_shape import (
     chosen,
 )
 from headrace.wire.ask import JSON, Ask, JSONObject, NamedTool, ResponseFormat, Tool, ToolChoice
-from headrace.wire.body import BodyLimits, parse_body
+from headrace.wire.body import BodyLimits
 from headrace.wire.common_fields import (
     MAX_TOKENS,
     MODEL,
@@ -42,8 +42,6 @@ from headrace.wire.messages import (
     plain,
 )
 from headrace.wire.reading import Reading
-
-__all__ = ["CHAT", "EFFORT", "BodyLimits", "parse_body", "parse_chat"]
 
 TIERS: Final = ("auto", "on_demand", "flex", "performance")
 EFFORT: Final = OneOf("none", "minimal", "low", "medium", "high", "xhigh", "default")

@@ -109,6 +109,8 @@ def parse_completion(
     settings = COMPLETION.settings(given, reading)
     prompts = given["prompt"] if isinstance(given["prompt"], list) else [given["prompt"]]
     _check_number(len(prompts), settings.get("n", 1), given.get("best_of"), limits)
+    if given.get("echo") and not all(isinstance(prompt, str) for prompt in prompts):
+        raise InvalidRequest("`echo` needs a `prompt` of text, not of token ids", param="echo")
     if "logprobs" in given:
         settings |= {"logprobs": True, "top_logprobs": given["logprobs"]}
     settings |= {
