@@ -23,6 +23,9 @@ class FakeTokenizer:
     adds_bos = False
     bos_id: int | None = None
     eog_ids = frozenset({END_ID})
+    control_tokens: Mapping[str, int] = _MARKERS
+    vocab_size = END_ID + 1
+    control_tokens: Mapping[str, int] = _MARKERS
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         return self._encode(text, ((0, len(text)),) if special else ())

@@ -12,7 +12,7 @@ import re
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from string import ascii_lowercase
@@ -77,6 +77,7 @@ class ScriptedTokenizer:
     adds_bos = False
     bos_id: int | None = None
     eog_ids = frozenset({END_ID})
+    control_tokens: Mapping[str, int] = _MARKERS
 
     def __init__(self, text: str = "") -> None:
         pieces = dict.fromkeys(_pieces(text))

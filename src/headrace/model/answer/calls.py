@@ -1,0 +1,161 @@
+"""Reads tool calls in an answer's text, as it arrives.
+
+In: text. Out: what is said, and whole calls. A call's end is found by its JSON, so a closing marker
+inside an argument is just text. White space next to a call belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from headrace.model.answer.formats import ToolFormat
+from headrace.model.answer.json_scan import JSONScan
+from headrace.model.answer.parts import Broken, Call, Content, Part, held_from
+
+_SEPARATORS = " \t\r\n;,"
+"""What models write between two bare calls."""
+
+
+class CallReader:
+    """Push text, then finish; join the parts.
+
+    Each state is a method that reads what it can from the text at hand and names the next state.
+    """
+
+    def __init__(self, form: ToolFormat) -> None:
+        self._format = form
+        self._text = ""
+        """Not read yet; inside a call it begins where the call begins."""
+        self._json_start = 0
+        self._scan = JSONScan()
+        self._is_after_call = False
+        """Nothing but white space since the last call."""
+        self._next = self._saying if form.needs_opening else self._beginning
+        self._read = self._next
+
+    def push(self, text: str) -> list[Part]:
+        """The parts that are sure now."""
+        self._text += text
+        return self._take(is_end=False)
+
+    def finish(self) -> list[Part]:
+        """What was held back."""
+        return self._take(is_end=True)
+
+    def _take(self, *, is_end: bool) -> list[Part]:
+        parts: list[Part] = []
+        read = None
+        while read != self._read:
+            read = self._read
+            parts += read(is_end)
+        return parts
+
+    def _beginning(self, is_end: bool) -> list[Part]:
+        """Where JSON without a marker may be a call."""
+        begun = self._text.lstrip(_SEPARATORS if self._is_after_call else None)
+        if begun.startswith("{"):
+            self._open_json(begun)
+        elif begun or is_end:
+            self._read = self._saying
+        return []
+
+    def _saying(self, is_end: bool) -> list[Part]:
+        opening = self._format.opening
+        start = self._text.find(opening)
+        if start >= 0:
+            said = self._text[:start].rstrip()
+            self._text = self._text[start:]
+            self._read = self._opened
+        elif is_end:
+            said, self._text = self._text, ""
+        else:
+            said = self._text[: held_from(self._text, opening)].rstrip()
+            self._text = self._text[len(said) :]
+        if self._is_after_call:
+            said = said.lstrip()
+        if not said:
+            return []
+        self._is_after_call = False
+        return [Content(said)]
+
+    def _opened(self, is_end: bool) -> list[Part]:
+        begun = self._text[len(self._format.opening) :].lstrip()
+        if begun.startswith(("{", "[")):
+            self._open_json(begun)
+        elif begun:
+            self._read = self._garbled
+        elif is_end:
+            return self._broken(len(self._text), is_cut=True)
+        return []
+
+    def _open_json(self, begun: str) -> None:
+        self._json_start = len(self._text) - len(begun)
+        self._scan = JSONScan(self._json_start)
+        self._read = self._calling
+
+    def _calling(self, is_end: bool) -> list[Part]:
+        end = self._scan.end(self._text)
+        if end is None:
+            return self._broken(len(self._text), is_cut=True) if is_end else []
+        calls = _calls(self._text[self._json_start : end])
+        if calls is not None:
+            self._text = self._text[end:]
+            self._is_after_call = True
+            self._read = self._called
+            return list[Part](calls)
+        if self._text.startswith(self._format.opening):
+            return self._broken(end, is_cut=False)
+        said, self._text = self._text[:end], self._text[end:]
+        self._read = self._saying
+        return [Content(said.lstrip(_SEPARATORS) if self._is_after_call else said)]
+
+    def _called(self, is_end: bool) -> list[Part]:
+        """After a call's JSON: its closing marker, which models forget at times."""
+        closing = self._format.closing
+        rest = self._text.lstrip()
+        if rest.startswith(closing):
+            self._text = rest[len(closing) :]
+        elif closing.startswith(rest) and not is_end:
+            return []
+        self._read = self._next
+        return []
+
+    def _garbled(self, is_end: bool) -> list[Part]:
+        closing = self._format.closing
+        start = self._text.find(closing) if closing else -1
+        if start >= 0:
+            return self._broken(start + len(closing), is_cut=False)
+        return self._broken(len(self._text), is_cut=True) if is_end else []
+
+    def _broken(self, end: int, *, is_cut: bool) -> list[Part]:
+        text, self._text = self._text[:end], self._text[end:]
+        self._read = self._saying
+        return [Broken(text, is_cut)]
+
+
+def _calls(text: str) -> list[Call] | None:
+    """The calls that a JSON text makes; None where it makes none, or is no JSON."""
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+        values = value if isinstance(value, list) else [value]
+        return [_call(item) for item in values] or None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _call(value: Any) -> Call:
+    """Raises `ValueError` where `value` is no call."""
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError("a call needs a name")
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments, parse_constant=_refuse)
+    if not isinstance(arguments, dict):
+        raise ValueError("arguments must be an object")
+    text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Call(value["name"], text)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
