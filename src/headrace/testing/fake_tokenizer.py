@@ -25,7 +25,6 @@ class FakeTokenizer:
     eog_ids = frozenset({END_ID})
     control_tokens: Mapping[str, int] = _MARKERS
     vocab_size = END_ID + 1
-    control_tokens: Mapping[str, int] = _MARKERS
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         return self._encode(text, ((0, len(text)),) if special else ())
