@@ -34,6 +34,8 @@ class Usage:
     """Prompt tokens that were not computed, because their banks were still there."""
     num_completion_tokens: int
     """Sampled tokens, with the end-of-generation token if there was one."""
+    num_reasoning_tokens: int = 0
+    """Those of them that were thoughts: counted above the engine, by whoever reads the markers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -66,13 +67,18 @@ def texts(events: list[Event]) -> dict[int, str]:
     return said
 
 
-@given(histories(), st.data())
+@given(histories(), st.integers(0, 100), st.integers(0, 1000))
 def test_readers_that_come_and_lag_hear_the_same(
-    history: tuple[int, list[list[Event]]], data: st.DataObject
+    history: tuple[int, list[list[Event]]], late_by: int, seed: int
 ) -> None:
     num_choices, parts = history
     all_events = [event for part in parts for event in part]
-    start = data.draw(st.integers(0, len(all_events)))
+    start = min(late_by, len(all_events))
+    random = Random(seed)
+
+    async def lag() -> None:
+        for _ in range(random.randrange(4)):
+            await asyncio.sleep(0)
 
     async def play() -> tuple[list[Event], list[Event]]:
         log = StreamLog(num_choices)
@@ -83,15 +89,14 @@ def test_readers_that_come_and_lag_hear_the_same(
             view = log.view(start)
             while events := await view.take():
                 into.extend(events)
-                for _ in range(data.draw(st.integers(0, 2))):
-                    await asyncio.sleep(0)
+                await lag()
 
         readers = [asyncio.create_task(read(0, heard)), asyncio.create_task(read(start, late))]
+        ended = asyncio.create_task(log.ended())
         for part in parts:
             log.extend(part)
-            for _ in range(data.draw(st.integers(0, 3))):
-                await asyncio.sleep(0)
-        await asyncio.gather(*readers)
+            await lag()
+        await asyncio.gather(*readers, ended)
         assert log.is_over and list(log) == all_events
         return heard, late
 

@@ -8,22 +8,29 @@ import pytest
 
 from headrace.engine.engine import EngineConfig
 from headrace.engine.request import Request
-from headrace.errors import EngineOverloaded, GenerationTimeout, HeadraceError, ToolUseFailed
+from headrace.errors import (
+    EngineOverloaded,
+    GenerationFailed,
+    GenerationTimeout,
+    HeadraceError,
+    ToolUseFailed,
+)
 from headrace.events import Delta, Event, Failed, Finished, FinishReason, ToolCall, fold
 from headrace.streams.patience import Patience
 from headrace.streams.pump import Parser, Pump
 from headrace.testing import END_ID, FakeModel, ManualEngine, saying
 
-
 FOREVER = Patience()
 
 
 class Loud:
-    """Says everything in capitals, calls a tool at the end, and dislikes a word."""
+    """Says everything in capitals, and calls a tool at the end."""
+
+    num_reasoning_tokens = 2
 
     def push(self, delta: Delta) -> Sequence[Delta | ToolCall]:
         if "!" in delta.text:
-            raise ToolUseFailed("no shouting", "raw")
+            raise RuntimeError("a bug")
         return [replace(delta, text=delta.text.upper())]
 
     def finish(self, reason: FinishReason) -> tuple[Sequence[Delta | ToolCall], FinishReason]:
@@ -95,21 +102,29 @@ def test_a_parser_has_the_last_word() -> None:
         )
         assert (choice.text, choice.reason) == ("HELLO", "tool_calls")
         assert [call.name for call in choice.tool_calls] == ["shout"]
+        assert choice.usage.num_reasoning_tokens == 2
 
     asyncio.run(play())
 
 
-@pytest.mark.parametrize(("text", "max_tokens"), [("hey! and on and on", 50), ("hello", 3)])
-def test_a_parser_that_fails_ends_its_choice_and_stops_the_engine(
-    text: str, max_tokens: int
-) -> None:
+def test_an_answer_that_its_parser_rejects_fails() -> None:
     async def play() -> None:
-        runner = Runner(saying_engine(text))
-        request = Request(prompt="a", max_tokens=max_tokens)
-        events = await runner.finish(runner.pump(request, parser=lambda i: Loud()))
-        assert isinstance(events[-1], Failed)
-        assert isinstance(events[-1].error, ToolUseFailed)
-        assert events[-1].usage.num_completion_tokens == (4 if "!" in text else 3)
+        runner = Runner(saying_engine("hello"))
+        pump = runner.pump(Request(prompt="a", max_tokens=3), parser=lambda i: Loud())
+        end = (await runner.finish(pump))[-1]
+        assert isinstance(end, Failed) and isinstance(end.error, ToolUseFailed)
+        assert end.usage.num_completion_tokens == 3 and pump.tally.reasons == ["error"]
+
+    asyncio.run(play())
+
+
+def test_a_parser_with_a_bug_ends_its_choice_and_stops_the_engine() -> None:
+    async def play() -> None:
+        runner = Runner(saying_engine("hey! and on and on"))
+        events = await runner.finish(runner.pump(Request(prompt="a"), parser=lambda i: Loud()))
+        end = events[-1]
+        assert isinstance(end, Failed) and isinstance(end.error, GenerationFailed)
+        assert end.usage.num_completion_tokens == 4
         assert runner.engine._loop.profile().num_sampled < 10
 
     asyncio.run(play())

@@ -244,7 +244,7 @@ class _Loading(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._serving.registry.load(self._serving.settings)
+            self._serving.load()
         except BaseException as error:
             self._fail(error)
             return

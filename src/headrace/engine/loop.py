@@ -17,6 +17,7 @@ from itertools import count
 from headrace.engine.language import Tokenizer
 from headrace.engine.mailbox import Cancel, Command, Inbox, Outbox, Reader, Submission, Submit
 from headrace.engine.profile import StepProfile, Stopwatch
+from headrace.engine.request import Request
 from headrace.engine.sampler import ChoiceSampler
 from headrace.engine.scheduler import Plan, Scheduler
 from headrace.engine.sequence import Sequence
@@ -209,9 +210,15 @@ class EngineLoop:
             choice,
             sequence,
             ChoiceSampler(self._model, settings, grammar, submission.prompt),
-            TextStream(self._tokenizer.token_bytes, request.stops),
+            TextStream(self._spelling(request), request.stops),
             frozenset() if request.ignore_eos else self._tokenizer.eog_ids,
         )
+
+    def _spelling(self, request: Request) -> Callable[[int], bytes]:
+        spell, visible = self._tokenizer.token_bytes, request.visible_tokens
+        if not visible:
+            return spell
+        return lambda token: visible[token] if token in visible else spell(token)
 
     def _cancel(self, reader: Reader) -> None:
         """End all choices of a stream; those that have ended are left in peace."""

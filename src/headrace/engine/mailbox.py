@@ -35,6 +35,10 @@ class Reader(Protocol):
     def receive(self, events: Sequence[Event]) -> None:
         """Keep `events` and wake whoever waits. On the loop's thread, or on the engine thread."""
 
+    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
+        """Engine thread, before a loop is woken for `events`: True to take them without. They are
+        then never given to `receive`. `is_busy`: the loop is woken for many readers anyway."""
+
 
 class LoopReader:
     """A reader on an event loop: all its methods run on that loop's thread, so it has no lock."""
@@ -49,6 +53,9 @@ class LoopReader:
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         return self._loop
+
+    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
+        return False
 
     def receive(self, events: Sequence[Event]) -> None:
         self._arrived.extend(events)
@@ -79,6 +86,9 @@ class ThreadReader:
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         return None
+
+    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
+        return False
 
     def receive(self, events: Sequence[Event]) -> None:
         with self._changed:
@@ -212,6 +222,10 @@ class Inbox:
             self._num_pending -= 1
 
 
+_FEW = 4
+"""With more readers than these, one wake-up of their loop costs less than serving each early."""
+
+
 class Outbox:
     """One step's events, on their way out. Engine thread only."""
 
@@ -237,10 +251,18 @@ class Outbox:
             if loop is None:
                 _receive_all(by_reader)
                 continue
+            is_busy = len(by_reader) > _FEW
+            late = {
+                reader: events
+                for reader, events in by_reader.items()
+                if not reader.receive_early(events, is_busy)
+            }
+            if not late:
+                continue
             try:
-                loop.call_soon_threadsafe(_receive_all, by_reader)
+                loop.call_soon_threadsafe(_receive_all, late)
             except RuntimeError:  # the loop is closed
-                lost.extend(by_reader)
+                lost.extend(late)
         return lost
 
 

@@ -70,6 +70,8 @@ class Request:
     top_logprobs: int = 0
 
     grammar: Grammar | None = None
+    visible_tokens: Mapping[int, bytes] = field(default_factory=dict)
+    """What control tokens spell in this answer, where somebody reads markers in its text."""
     tenant: str = ""
     """Whose cached banks may be used, and in whose fair share this counts."""
 

@@ -54,7 +54,7 @@ def create_app(serving: Serving) -> ASGIApp:
 
 
 def _routes(serving: Serving) -> list[Route]:
-    status = Status(serving, openapi)
+    status = Status(serving, lambda: openapi(serving.body_limits))
     api: list[tuple[str, str, Handler]] = [
         ("POST", "/chat/completions", _asking(serving, ChatForm)),
         ("POST", "/completions", _asking(serving, CompletionForm)),

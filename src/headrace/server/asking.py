@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from headrace.engine.engine import Engine, Prepared
 from headrace.engine.request import Request
 from headrace.errors import ContextLengthExceeded, FlexCapacityExceeded, InvalidRequest
+from headrace.model.answer import AnswerPlan, AnswerStyle
 from headrace.server.exchange import Exchange
 from headrace.server.limits import Permit
 from headrace.server.models import ServedModel
@@ -22,22 +23,6 @@ from headrace.wire.ask import DEFAULT_MAX_TOKENS, Ask
 
 _LONG = 16_384
 """Characters of prompt from which on rendering and tokenizing would hold up the loop."""
-
-
-try:
-    from headrace.model.answer import AnswerPlan
-except ImportError:
-    from typing import Any
-
-    @dataclass
-    class AnswerPlan:
-        messages: Any = None
-        tools: Any = None
-        template_variables: Any = None
-        grammar: Any = None
-
-        def parser(self, choice: int) -> Any:
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +55,11 @@ async def start(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Pu
     ask = asks[0]
     try:
         permit = await serving.admit(
-            exchange.tenant, ask.model, question.num_prompt_tokens, question.max_tokens
+            exchange.tenant,
+            ask.model,
+            question.num_prompt_tokens,
+            question.max_tokens,
+            ask.service_tier,
         )
     finally:
         exchange.headers += serving.limit_headers(exchange.tenant, ask.model)
@@ -98,7 +87,7 @@ def _begin(serving: Serving, exchange: Exchange, question: Question, permit: Per
 
     pump = Pump(
         question.num_choices,
-        parser=lambda choice: plans[choice].parser(choice),
+        parser=lambda choice: plans[choice].parser(choice, exchange.id),
         patience=serving.patience,
         on_end=settle,
     )
@@ -113,14 +102,10 @@ async def _prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) ->
     served = serving.registry.resolve(ask.model)
     exchange.served_by = served.id
     _check_max_tokens(ask, served.engine.context_length)
+    style: AnswerStyle = served.style
 
     def work() -> Question:
-        plans = [
-            served.style.plan(one)
-            if served.style
-            else AnswerPlan(one.messages, [t.as_wire() for t in one.tools], one.template_variables)
-            for one in asks
-        ]
+        plans = [style.plan(one) for one in asks]
         prepared = [
             served.engine.prepare(_request(one, plan, exchange.tenant))
             for one, plan in zip(asks, plans, strict=True)
@@ -128,7 +113,7 @@ async def _prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) ->
         return Question(served, asks, plans, prepared)
 
     # A thread costs more than a short prompt; a long one would hold up every stream.
-    is_long = ask.tools or ask.response_format is not None or _num_chars(asks) > _LONG
+    is_long = style.needs_time(ask) or _num_chars(asks) > _LONG
     question = await asyncio.to_thread(work) if is_long else work()
     for one, prepared in zip(asks, question.prepared, strict=True):
         _check_fit(one, prepared, served.engine.context_length)
@@ -141,7 +126,7 @@ def _request(ask: Ask, plan: AnswerPlan, tenant: str) -> Request:
         messages=plan.messages,
         prompt=ask.prompt,
         token_ids=ask.token_ids,
-        tools=plan.tools or (),
+        tools=plan.tools,
         continue_final_message=ask.continues,
         template_variables=plan.template_variables,
         max_tokens=ask.max_tokens or DEFAULT_MAX_TOKENS,
@@ -160,6 +145,7 @@ def _request(ask: Ask, plan: AnswerPlan, tenant: str) -> Request:
         logprobs=ask.logprobs,
         top_logprobs=ask.top_logprobs,
         grammar=plan.grammar,
+        visible_tokens=plan.visible_tokens,
         tenant=tenant,
     )
 

@@ -1,6 +1,6 @@
 """A request's body, whole, and not longer than the server reads.
 
-In: ASGI messages. Out: bytes. Thread: the event loop. Next: `wire/fields.py`.
+In: ASGI messages. Out: bytes. Thread: the event loop. Next: `wire/body.py`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from headrace.events import Choice
-from headrace.server.sse import Encoder
+from headrace.server.express import Encoder
 from headrace.wire.answer_parts import Spelling
 from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits

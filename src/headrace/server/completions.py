@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from headrace.events import Choice, Delta, Event, Started
-from headrace.server.sse import Encoder
+from headrace.server.express import Encoder
 from headrace.wire.answer_parts import Spelling
 from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits
@@ -63,6 +63,10 @@ class _Echoing:
     def __init__(self, encoder: CompletionStream, echoes: Sequence[str]) -> None:
         self._encoder = encoder
         self._echoes = echoes
+
+    @property
+    def is_ended(self) -> bool:
+        return self._encoder.is_ended
 
     def encode(self, event: Event) -> bytes:
         said = self._encoder.encode(event)

@@ -72,7 +72,7 @@ class Exchange:
             error_message=None if self.error is None else self.error.message,
             finish_reasons=tuple(tally.reasons) if tally else (),
             num_prompt_tokens=max((u.num_prompt_tokens for u in usages), default=0),
-            num_cached_tokens=max((u.num_cached_tokens for u in usages), default=0),
+            num_cached_tokens=min((u.num_cached_tokens for u in usages), default=0),
             num_completion_tokens=sum(u.num_completion_tokens for u in usages),
             queued_s=max((t.queued_s for t in timings), default=0.0),
             prefill_s=max((t.prefill_s for t in timings), default=0.0),

@@ -22,12 +22,17 @@ from headrace.server import sse
 from headrace.server.asking import start
 from headrace.server.body import read_body
 from headrace.server.exchange import Exchange, exchange_of
+from headrace.server.express import Encoder
 from headrace.server.negotiation import wants_stream
 from headrace.server.serving import Serving
 from headrace.streams.pump import Pump
 from headrace.wire.answer_parts import Spelling
 from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits, parse_body
+
+
+_LONGEST_HEADER = 2048
+"""Clients choke on longer ones."""
 
 
 class Form(Protocol):
@@ -38,7 +43,7 @@ class Form(Protocol):
 
     def new_id(self) -> str: ...
 
-    def stream(self, stamp: Stamp, seed: int, spelling: Spelling | None) -> sse.Encoder: ...
+    def stream(self, stamp: Stamp, seed: int, spelling: Spelling | None) -> Encoder: ...
 
     def whole(
         self, stamp: Stamp, seed: int, choices: Sequence[Choice], spelling: Spelling | None
@@ -62,7 +67,8 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
         ask, request.headers.get("accept", ""), by_default=settings.stream_by_default
     )
     if ask.ignored:
-        exchange.headers.append((b"x-headrace-ignored", _header(", ".join(ask.ignored))))
+        ignored = _header(", ".join(ask.ignored))[:_LONGEST_HEADER]
+        exchange.headers.append((b"x-headrace-ignored", ignored))
     return Answer(serving, exchange, form)
 
 
@@ -79,7 +85,7 @@ class Answer:
             pump = await start(self._serving, self._exchange, self._form.asks)
             leaving = asyncio.create_task(self._watch(receive, pump))
             try:
-                await self._write(pump, send)
+                await self._write(pump, scope, send)
             finally:
                 leaving.cancel()
                 # Whatever went wrong here, nothing is generated for nobody.
@@ -90,9 +96,8 @@ class Answer:
         self._exchange.has_left = True
         pump.cancel()
 
-    async def _write(self, pump: Pump, send: Send) -> None:
-        view = pump.log.view()
-        first = await view.take()
+    async def _write(self, pump: Pump, scope: Scope, send: Send) -> None:
+        first = await pump.log.view().take()
         if isinstance(first[0], Failed):
             # Nothing was sent yet, so the error still has a status.
             raise first[0].error
@@ -101,7 +106,7 @@ class Answer:
         stamp, spelling = self._stamp(), self._spelling()
         if self._exchange.is_streamed:
             encoder = self._form.stream(stamp, pump.seed, spelling)
-            await sse.write_events(first, view, encoder, send, headers)
+            await sse.EventWriter(pump, encoder, scope, send).write(headers)
             return
         await pump.log.ended()
         choices = fold(pump.log)

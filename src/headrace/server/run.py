@@ -27,6 +27,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace.errors import CannotListen, HeadraceError, InvalidRequest
+from headrace.server.express import EXTENSION
 from headrace.wire.error_body import error_body
 
 MAX_HEAD_BYTES = 65_536
@@ -233,6 +234,7 @@ class _Connection(HttpToolsProtocol):
         self._late.cancel()
         self._late = self._timer()
         super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self.transport}
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from headrace import __version__
 from headrace.errors import RateLimited, ServerDraining
+from headrace.model.answer import AnswerStyle
 from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
 from headrace.observe.observer import LimitHit, Observer, Observers
@@ -73,6 +74,13 @@ class Serving:
     def render_metrics(self, accept: str) -> tuple[bytes, str]:
         return self._metrics.render(accept)
 
+    def load(self) -> None:
+        """On a thread of its own: load all models. Raises what the first that fails raises."""
+        self.registry.load(
+            self.settings,
+            style_of=lambda engine: AnswerStyle.for_model(engine.template, engine.tokenizer),
+        )
+
     def begin_drain(self) -> None:
         """Take no more; finish what was admitted."""
         self.is_draining = True
@@ -92,11 +100,18 @@ class Serving:
             self.num_open -= 1
 
     async def admit(
-        self, tenant: str, model: str, num_prompt_tokens: int, max_tokens: int | None
+        self,
+        tenant: str,
+        model: str,
+        num_prompt_tokens: int,
+        max_tokens: int | None,
+        service_tier: str,
     ) -> Permit:
         """Reserve what a request may use. Raises `RateLimited` and `RequestTooLarge`."""
         try:
-            return await self._limiter.admit(tenant, model, num_prompt_tokens, max_tokens)
+            return await self._limiter.admit(
+                tenant, model, num_prompt_tokens, max_tokens, service_tier
+            )
         except RateLimited as error:
             if error.limit is not None:
                 self.observer.observe(LimitHit(tenant, model, error.limit))

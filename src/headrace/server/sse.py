@@ -1,18 +1,20 @@
 """A log as server-sent events, to one client over HTTP.
 
-In: a view of a log. Out: bytes, as fast as the client reads. Thread: the event loop.
+In: a pump's log. Out: bytes, as fast as the client reads. Thread: the event loop; while a stream
+has nothing but tokens to say, `express.py` writes them on the engine thread.
 
 A client that reads slowly makes `send` wait; what comes meanwhile is merged by the view.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from headrace.events import Event
-from headrace.streams.log import View
+from headrace.server.express import Encoder, Lane
+from headrace.streams.pump import Pump
 
 HEADERS = [
     (b"content-type", b"text/event-stream"),
@@ -22,32 +24,53 @@ HEADERS = [
 ]
 
 
-class Encoder(Protocol):
-    """Events as frames of one of the streaming formats."""
-
-    def encode(self, event: Event) -> bytes: ...
-
-
 async def left(receive: Receive) -> None:
     """Returns when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def write_events(
-    first: list[Event],
-    view: View,
-    encoder: Encoder,
-    send: Send,
-    headers: list[tuple[bytes, bytes]],
-) -> None:
-    """The whole response: `first` and everything that comes after it."""
-    await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
-    encode = encoder.encode
-    events = first
-    while events:
-        body = b"".join([encode(event) for event in events])
+class EventWriter:
+    """One response: everything that a pump's log says, from its first event to its end."""
+
+    def __init__(self, pump: Pump, encoder: Encoder, scope: Scope, send: Send) -> None:
+        self._pump = pump
+        self._encoder = encoder
+        self._send = send
+        self._view = pump.log.view()
+        self._lane = Lane.of(scope, encoder) if pump.can_be_bypassed else None
+
+    async def write(self, headers: list[tuple[bytes, bytes]]) -> None:
+        """The whole response, with `headers` beside its own."""
+        start = {"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]}
+        await self._send(start)
+        try:
+            while events := self._view.ready() or await self._more():
+                await self._say(events)
+                if self._encoder.is_ended:
+                    break
+        finally:
+            self._pump.close_bypass()
+            if self._lane is not None:
+                self._lane.end()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _say(self, events: list[Event]) -> None:
+        body = b"".join([self._encoder.encode(event) for event in events])
         if body:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-        events = view.ready() or await view.take()
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _more(self) -> list[Event]:
+        """The next events that nobody has written; an empty list at the end."""
+        lane, view, pump = self._lane, self._view, self._pump
+        if lane is None:
+            return await view.take()
+        await asyncio.sleep(0)  # what was just written leaves the loop in its next turn
+        if lane.is_clear and not view.has_more:
+            pump.open_bypass(lane.write)
+        await view.wait()
+        while view.skip_to(pump.num_read_early) and not pump.log.is_over:
+            await view.wait()
+        pump.close_bypass()
+        lane.write_left_over()
+        return view.ready()

@@ -103,10 +103,22 @@ class View:
         self.position += len(events)
         return merge_all(events) if len(events) > 1 else events
 
+    @property
+    def has_more(self) -> bool:
+        return self.position < len(self._log)
+
+    async def wait(self) -> None:
+        """Returns when there is more to take, or never will be."""
+        while not self.has_more and not self._log.is_over:
+            await self._log.arrival()
+
     async def take(self) -> list[Event]:
         """At least one event, deltas merged; an empty list at the end."""
-        while self.position >= len(self._log):
-            if self._log.is_over:
-                return []
-            await self._log.arrival()
+        await self.wait()
         return self.ready()
+
+    def skip_to(self, position: int) -> bool:
+        """Go on from event number `position`, if that is further on; True when that leaves
+        nothing to take."""
+        self.position = max(self.position, position)
+        return not self.has_more

@@ -9,15 +9,17 @@ in the same turn of the loop that brought them.
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from headrace.engine.engine import Engine, Prepared
 from headrace.engine.stream import Ticket
-from headrace.errors import HeadraceError
+from headrace.errors import GenerationFailed, HeadraceError
 from headrace.events import (
     Delta,
     Event,
@@ -32,15 +34,29 @@ from headrace.events import (
 from headrace.streams.log import StreamLog
 from headrace.streams.patience import Patience, Watchdog
 
+_log = logging.getLogger(__name__)
+
 
 class Parser(Protocol):
     """Reads one choice's text: what of it is thought, called or said."""
 
-    def push(self, delta: Delta) -> Sequence[Delta | ToolCall]: ...
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """How many of the tokens heard so far were thoughts."""
+
+    def push(self, delta: Delta) -> Sequence[Delta | ToolCall]:
+        """What is sure now, maybe nothing."""
 
     def finish(self, reason: FinishReason) -> tuple[Sequence[Delta | ToolCall], FinishReason]:
         """What was held back, and why the answer really ended. Raises `HeadraceError` where the
         answer is not what was asked for."""
+
+
+Bypass: TypeAlias = Callable[[Sequence[Event]], bool]
+"""Reads deltas on the engine thread; False where it cannot, and then nothing of them."""
+
+_LATEST_S = 0.05
+"""How long the log may not know of what was read early."""
 
 
 class Pump:
@@ -62,6 +78,8 @@ class Pump:
         self.log = StreamLog(num_choices)
         self.tally = Tally(num_choices)
         self.seed = 0
+        self.num_read_early = 0
+        """Up to this number, the log's events were read by the bypass, or by who opened it."""
         self._parsers = [parser(choice) for choice in range(num_choices)]
         self._on_end = on_end
         self._tickets: list[Ticket[_Ear]] = []
@@ -80,14 +98,29 @@ class Pump:
         self.seed = self._tickets[0].submission.seed
         self._watchdog.start()
 
+    @property
+    def can_be_bypassed(self) -> bool:
+        """One choice, whose text means what it says."""
+        return len(self._parsers) == 1 and self._parsers[0] is None
+
+    def open_bypass(self, bypass: Bypass) -> bool:
+        """Let deltas go to `bypass` as they come, on the engine thread, before the log has them.
+        Only for a reader that has read all that is in the log; False when more is on its way."""
+        return self._tickets[0].reader.open_bypass(bypass)
+
+    def close_bypass(self) -> None:
+        """When this returns, `bypass` is not running and will not be called."""
+        for ticket in self._tickets:
+            ticket.reader.close_bypass()
+
     def cancel(self) -> None:
         """Stop within a step: nobody wants the rest. Each choice still says its end."""
         for ticket in self._tickets:
             ticket.cancel()
 
-    def hear(self, events: Sequence[Event]) -> None:
-        """Take in what the engine said. What it says of a choice that has ended here is dropped."""
-        now = time.perf_counter()
+    def hear(self, events: Sequence[Event], now: float, *, is_read: bool = False) -> None:
+        """Take in what the engine said at `now`; `is_read` by the bypass. What it says of a choice
+        that has ended here is dropped."""
         said: list[Event] = []
         over: set[int] = set()
         for event in events:
@@ -95,14 +128,18 @@ class Pump:
                 continue
             try:
                 self._read(event, now, said)
-            except HeadraceError as error:
-                said.append(self._failure(event.choice, error))
+            except Exception as error:
+                _log.exception("a choice could not be read")
+                failure = GenerationFailed(f"internal error: {error!r}")
+                said.append(self.tally.failure(event.choice, failure))
             if said and isinstance(said[-1], (Finished, Failed)):
                 over.add(event.choice)
+        if is_read:
+            self.num_read_early = len(self.log) + len(said)
         self._say(said)
 
     def _read(self, event: Event, now: float, said: list[Event]) -> None:
-        """Add what `event` means to `said`. Raises what makes its choice fail."""
+        """Add what `event` means to `said`."""
         choice = event.choice
         parser = self._parsers[choice]
         match event:
@@ -117,22 +154,10 @@ class Pump:
                 self._watchdog.began(choice, now)
                 self.tally.began(event)
                 said.append(event)
-            case Finished():
-                self.tally.ended(event, event.reason)
-                if parser is not None:
-                    rest, reason = parser.finish(event.reason)
-                    said.extend(rest)
-                    event = replace(event, reason=reason)
-                    self.tally.ended(event, reason)
-                said.append(event)
+            case Finished() | Failed():
+                said.extend(_ending(parser, event))
             case _:
-                if isinstance(event, Failed):
-                    self.tally.ended(event, "error")
                 said.append(event)
-
-    def _failure(self, choice: int, error: HeadraceError) -> Failed:
-        """The end of a choice that cannot go on here, whatever the engine says later."""
-        return self.tally.failure(choice, error)
 
     def _say(self, events: list[Event]) -> None:
         if not events:
@@ -141,13 +166,26 @@ class Pump:
         for event in events:
             if isinstance(event, (Finished, Failed)):
                 self._watchdog.ended(event.choice)
+                self.tally.ended(event)
         if self.log.is_over:
             self._watchdog.stop()
             self.cancel()
             self._on_end(self)
 
     def _run_out(self, error: HeadraceError) -> None:
-        self._say([self._failure(choice, error) for choice in self.log.open_choices()])
+        self._say([self.tally.failure(choice, error) for choice in self.log.open_choices()])
+
+
+def _ending(parser: Parser | None, end: Finished | Failed) -> Sequence[Event]:
+    """The last events of a choice, as its parser has it."""
+    if parser is None or isinstance(end, Failed):
+        return [end]
+    usage = replace(end.usage, num_reasoning_tokens=parser.num_reasoning_tokens)
+    try:
+        rest, reason = parser.finish(end.reason)
+    except HeadraceError as error:
+        return [Failed(end.choice, error, usage, end.timings)]
+    return [*rest, replace(end, reason=reason, usage=usage)]
 
 
 class Tally:
@@ -177,33 +215,79 @@ class Tally:
         self._heard_at[choice] = now
         self._num_heard[choice] = delta.start + len(delta.token_ids)
 
-    def ended(self, event: Finished | Failed, reason: str) -> None:
+    def ended(self, event: Finished | Failed) -> None:
         self.usages[event.choice] = event.usage
         self.timings[event.choice] = event.timings
-        self.reasons[event.choice] = reason
+        self.reasons[event.choice] = event.reason if isinstance(event, Finished) else "error"
 
     def failure(self, choice: int, error: HeadraceError) -> Failed:
         """The end of a choice of which the engine has not said it, from what was heard."""
         usage = replace(self.usages[choice], num_completion_tokens=self._num_heard[choice])
-        failed = Failed(choice, error, usage, self.timings[choice])
-        self.ended(failed, "error")
-        return failed
+        return Failed(choice, error, usage, self.timings[choice])
 
 
 class _Ear:
-    """The engine's reader of one prompt's choices."""
+    """The engine's reader of one prompt's choices.
+
+    With a bypass, deltas may have been read when they come here: the loop hears of them now and
+    then, for the log. What was handed over the usual way closes the bypass, so that nothing
+    overtakes it; in the log, all events stand in the order in which they were said.
+    """
 
     def __init__(self, pump: Pump, first_choice: int) -> None:
         self._pump = pump
         self._first_choice = first_choice
         self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._bypass: Bypass | None = None
+        self._early: list[tuple[Sequence[Event], float]] = []
+        self._num_on_their_way = 0
+        """Hand-overs to the loop that have not arrived."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
+    def open_bypass(self, bypass: Bypass) -> bool:
+        with self._lock:
+            if self._num_on_their_way:
+                return False
+            self._bypass = bypass
+            return True
+
+    def close_bypass(self) -> None:
+        with self._lock:
+            self._bypass = None
+
+    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
+        with self._lock:
+            bypass, now = self._bypass, time.perf_counter()
+            if bypass is None or is_busy or not _are_deltas(events) or not bypass(events):
+                self._bypass = None
+                self._num_on_their_way += 1
+                return False
+            self._early.append((events, now))
+            is_late = now - self._early[0][1] > _LATEST_S
+        if is_late:
+            self._loop.call_soon_threadsafe(self._catch_up)
+        return True
+
     def receive(self, events: Sequence[Event]) -> None:
+        self._catch_up()
+        with self._lock:
+            self._num_on_their_way -= 1
         first = self._first_choice
         if first:
             events = [replace(event, choice=event.choice + first) for event in events]
-        self._pump.hear(events)
+        self._pump.hear(events, time.perf_counter())
+
+    def _catch_up(self) -> None:
+        """Hear of what was read early."""
+        with self._lock:
+            early, self._early = self._early, []
+        for events, at in early:
+            self._pump.hear(events, at, is_read=True)
+
+
+def _are_deltas(events: Sequence[Event]) -> bool:
+    return all(type(event) is Delta for event in events)

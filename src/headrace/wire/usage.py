@@ -105,7 +105,7 @@ def _tokens(choices: Sequence[Ended]) -> Usage:
 
 
 def _num_reasoning(end: Ended) -> int:
-    return getattr(end.usage, "num_reasoning_tokens", 0)
+    return end.usage.num_reasoning_tokens
 
 
 def _times(ends: Sequence[Ended]) -> tuple[int, int, int]:

@@ -1,0 +1,87 @@
+"""Tokens straight from the engine thread to the socket, while their reader is alone and keeps up.
+
+In: deltas, on the engine thread. Out: bytes on the client's connection. Thread: both, in turns.
+
+Waking the event loop for every token costs more than everything else between the model and the
+client: a context switch, the GIL changing hands, a turn of the loop. So while a stream has nothing
+else to write, the engine thread writes its deltas itself, and the loop hears of them a little
+later, for the log. The turns are `Pump.open_bypass` and `Pump.close_bypass`: the lane carries deltas only
+while everything older has been sent, and the loop writes nothing meanwhile.
+
+What a socket did not take of a frame is left for the loop, which writes it first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from starlette.types import Scope
+
+from headrace.events import Event
+
+EXTENSION = "headrace.transport"
+"""Where `run.py` puts a connection's transport into the scope."""
+
+
+class Encoder(Protocol):
+    """Events as frames of one of the streaming formats."""
+
+    @property
+    def is_ended(self) -> bool:
+        """The last frame has been given."""
+
+    def encode(self, event: Event) -> bytes: ...
+
+
+class Lane:
+    """One stream's way around the event loop."""
+
+    def __init__(self, transport: asyncio.WriteTransport, encoder: Encoder) -> None:
+        self._transport = transport
+        self._encode = encoder.encode
+        # A duplicate: a connection's own number may mean another client's once it is closed.
+        self._fd = os.dup(transport.get_extra_info("socket").fileno())
+        self._left_over = b""
+
+    @classmethod
+    def of(cls, scope: Scope, encoder: Encoder) -> Lane | None:
+        """A lane for a chunked response over a plain connection that shows its transport."""
+        transport: Any = scope.get("extensions", {}).get(EXTENSION)
+        is_plain = transport is not None and transport.get_extra_info("sslcontext") is None
+        if not is_plain or scope["http_version"] != "1.1" or transport.is_closing():
+            return None
+        return cls(transport, encoder)
+
+    @property
+    def is_clear(self) -> bool:
+        """Everything that the loop wrote has been sent."""
+        return not self._transport.is_closing() and self._transport.get_write_buffer_size() == 0
+
+    def write(self, events: Sequence[Event]) -> bool:
+        """Engine thread: send `events` without waiting; False when the loop must."""
+        if self._left_over:
+            return False
+        body = b"".join([self._encode(event) for event in events])
+        if body:
+            data = b"%x\r\n%b\r\n" % (len(body), body)
+            self._left_over = data[self._sent(data) :]
+        return True
+
+    def _sent(self, data: bytes) -> int:
+        try:
+            return os.write(self._fd, data)
+        except OSError:  # full, or gone: the loop finds out which
+            return 0
+
+    def write_left_over(self) -> None:
+        """On the loop: write what the socket did not take, past the framing of `send`."""
+        if self._left_over:
+            self._transport.write(self._left_over)
+            self._left_over = b""
+
+    def end(self) -> None:
+        """On the loop, when nobody can write here any more."""
+        os.close(self._fd)
