@@ -7,8 +7,8 @@ CPP := $(shell find native -name '*.cpp' -o -name '*.hpp')
 
 .PHONY: run test check native-test format setup bench clean
 
-run: .venv/.ready  ## set up, fetch the default model, chat in the terminal
-	$(BIN)/headrace chat
+run: .venv/.ready  ## set up, fetch the default model, serve on http://127.0.0.1:8000
+	$(BIN)/headrace serve
 
 test: .venv/.ready-dev check native-test  ## everything CI runs
 	$(BIN)/python -m pytest

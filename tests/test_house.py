@@ -12,7 +12,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "headrace"
-LAYERS = ["cli", "commands", "bench", "testing", "engine", "model", "events", "errors settings"]
+LAYERS = [
+    "cli",
+    "commands",
+    "bench",
+    "server",
+    "testing",
+    "streams",
+    "engine",
+    "model",
+    "observe",
+    "wire",
+    "events",
+    "errors settings",
+]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -72,10 +85,10 @@ def test_scheduling_decisions_are_values() -> None:
 
 def test_the_page_names_files_that_exist() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text()
-    for name in re.findall(r"`((?:engine|model|native|template)/[\w/.]+)`", page):
+    for name in re.findall(r"`((?:engine|model|native|template|server|streams|wire|observe)/[\w/.]+)`", page):
         candidates = [PACKAGE / name, ROOT / name, PACKAGE / "model" / name]
         assert any(path.exists() for path in candidates), name
-    for name in re.findall(r"^((?:engine|model)/[\w/.]+)", page, re.MULTILINE):
+    for name in re.findall(r"^((?:engine|model|server|streams)/[\w/.]+)", page, re.MULTILINE):
         assert (PACKAGE / name).exists(), name
 
 

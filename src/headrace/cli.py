@@ -22,10 +22,12 @@ from headrace.errors import HeadraceError
 
 _COMMANDS = {
     # name: (module, what it does)
+    "serve": ("headrace.commands.serve", "Serve Groq's streaming API on this machine."),
     "chat": ("headrace.commands.chat", "Talk to a model in the terminal."),
     "generate": ("headrace.commands.generate", "Answer one prompt, streaming to stdout."),
     "pull": ("headrace.commands.models", "Fetch a model to this machine."),
     "models": ("headrace.commands.models", "List the models that are here and that can be had."),
+    "keys": ("headrace.commands.keys", "Make, list and revoke keys for the server."),
     "doctor": ("headrace.commands.doctor", "Look at this machine: how fast could it be?"),
     "bench": ("headrace.commands.bench", "Measure speed, ours and llama.cpp's."),
 }
@@ -61,6 +63,7 @@ def cli() -> None:
 
     \b
     Examples:
+      headrace serve                           Groq's API at http://127.0.0.1:8000
       headrace chat                            talk to the default model
       headrace generate "Why is the sky blue?"
       echo "Summarize: ..." | headrace generate -

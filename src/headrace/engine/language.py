@@ -15,6 +15,9 @@ class Tokenizer(Protocol):
     """See `headrace.model.tokenizer.Tokenizer`."""
 
     @property
+    def vocab_size(self) -> int: ...
+
+    @property
     def adds_bos(self) -> bool: ...
 
     @property

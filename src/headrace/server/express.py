@@ -5,8 +5,8 @@ In: deltas, on the engine thread. Out: bytes on the client's connection. Thread:
 Waking the event loop for every token costs more than everything else between the model and the
 client: a context switch, the GIL changing hands, a turn of the loop. So while a stream has nothing
 else to write, the engine thread writes its deltas itself, and the loop hears of them a little
-later, for the log. The turns are `Pump.open_bypass` and `Pump.close_bypass`: the lane carries deltas only
-while everything older has been sent, and the loop writes nothing meanwhile.
+later, for the log. The turns are `Pump.open_bypass` and `Pump.close_bypass`: the lane carries
+deltas only while everything older has been sent, and the loop writes nothing meanwhile.
 
 What a socket did not take of a frame is left for the loop, which writes it first.
 """

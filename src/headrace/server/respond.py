@@ -30,7 +30,6 @@ from headrace.wire.answer_parts import Spelling
 from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits, parse_body
 
-
 _LONGEST_HEADER = 2048
 """Clients choke on longer ones."""
 

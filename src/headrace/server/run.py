@@ -234,7 +234,8 @@ class _Connection(HttpToolsProtocol):
         self._late.cancel()
         self._late = self._timer()
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self.transport}
+        # The scope is a plain dict, and this is ours: the types know only what ASGI knows.
+        self.scope["extensions"] = {EXTENSION: self.transport}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
