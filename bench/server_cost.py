@@ -27,7 +27,7 @@ import click
 from headrace.bench import machine
 from headrace.bench.serve.asking import FULL_LENGTH, OverHTTP
 from headrace.bench.serve.client import Server
-from headrace.bench.serve.load import Closed, Load, Plan
+from headrace.bench.serve.load import Closed, Load, Plan, run
 from headrace.bench.serve.process import HOST, ServerProcess, free_port, headrace_command
 from headrace.bench.serve.workloads import WORKLOADS
 from headrace.commands.bench import told_plainly
@@ -42,6 +42,7 @@ BARS_US = {1: 120.0, 16: 60.0}
 IDLE_BAR = 0.01
 READY_BAR_S = 2.5
 IDLE_S = 5.0
+WARMUP_S = 0.5
 WORKLOAD = WORKLOADS["fixed"]
 PACE = ServerSettings()
 """The fake engine's defaults are the real one's pace."""
@@ -64,7 +65,7 @@ def served(server: ServerProcess, concurrency: int, seconds: float) -> Cost:
 
     async def load() -> Cost:
         with OverHTTP(Server.parse(server.url), "fake", fields=FULL_LENGTH) as asker:
-            await Load(_plan(concurrency, 0.5, seed=1), asker).run()
+            await Load(_plan(concurrency, WARMUP_S, seed=1), asker).run()
             begun = server.cpu_s()
             outcome = await Load(_plan(concurrency, seconds, seed=2), asker).run()
             cpu_s = server.cpu_s() - begun
@@ -72,7 +73,7 @@ def served(server: ServerProcess, concurrency: int, seconds: float) -> Cost:
             raise BenchError(f"{server.name} failed: {errors[0]}")
         return Cost(cpu_s, sum(sample.num_completion_tokens for sample in outcome.samples))
 
-    return asyncio.run(load())
+    return run(load())
 
 
 def _plan(concurrency: int, seconds: float, seed: int) -> Plan:
@@ -110,22 +111,30 @@ class Deaf:
 
 def be_alone(concurrency: int, seconds: float) -> None:
     """In the process of its own: keep so many answers running, and tell what that took."""
-    conversations = WORKLOAD.conversations(2)
     with _fake_engine() as engine:
-        free = threading.Semaphore(concurrency)
-        begun, until, num_requests = time.process_time(), time.perf_counter() + seconds, 0
-        while time.perf_counter() < until:
-            free.acquire()
-            [turn] = next(conversations).turns
-            message = {"role": "user", "content": turn.question}
-            request = Request(messages=[message], max_tokens=turn.max_tokens, ignore_eos=True)
-            engine.submit(engine.prepare(request), Deaf(free.release))
-            num_requests += 1
-        for _ in range(concurrency):
-            free.acquire()
+        _keep_busy(engine, concurrency, WARMUP_S)
+        begun = time.process_time()
+        num_requests = _keep_busy(engine, concurrency, seconds)
         cpu_s = time.process_time() - begun
     num_tokens = num_requests * WORKLOAD.output_tokens.median
     click.echo(json.dumps({"cpu_s": cpu_s, "num_tokens": num_tokens}))
+
+
+def _keep_busy(engine: Engine, concurrency: int, seconds: float) -> int:
+    """How many requests were answered whole."""
+    conversations = WORKLOAD.conversations(seed=2)
+    free = threading.Semaphore(concurrency)
+    until, num_requests = time.perf_counter() + seconds, 0
+    while time.perf_counter() < until:
+        free.acquire()
+        [turn] = next(conversations).turns
+        message = {"role": "user", "content": turn.question}
+        request = Request(messages=[message], max_tokens=turn.max_tokens, ignore_eos=True)
+        engine.submit(engine.prepare(request), Deaf(free.release))
+        num_requests += 1
+    for _ in range(concurrency):
+        free.acquire()
+    return num_requests
 
 
 def _fake_engine() -> Engine:

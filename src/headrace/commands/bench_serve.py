@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
@@ -16,12 +16,10 @@ from rich.console import Console
 from headrace.bench.serve import report
 from headrace.bench.serve.asking import GREEDY, OverHTTP, first_model
 from headrace.bench.serve.client import Server
-from headrace.bench.serve.load import Arrivals, Closed, Load, Open, Outcome, Plan
+from headrace.bench.serve.load import Arrivals, Closed, Load, Open, Outcome, Plan, run
 from headrace.bench.serve.report import Targets
 from headrace.bench.serve.workloads import WORKLOADS, Length, Workload
 from headrace.errors import BenchError
-
-_Result = TypeVar("_Result")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_REQUESTS = 100
@@ -108,9 +106,9 @@ def serve(
     plan = _plan(**how)
     fields = {**GREEDY, **({"ignore_eos": True} if ignore_eos else {}), **_extra(extra)}
     server = Server.parse(url, api_key)
-    model = model or _run(first_model(server))
+    model = model or run(first_model(server))
     with OverHTTP(server, model, fields=fields, timeout_s=timeout) as asker:
-        outcome = _run(_measured(Load(plan, asker)))
+        outcome = run(_measured(Load(plan, asker)))
     targets = Targets(ttft_target / 1e3, _seconds(e2e_target))
     found = {"url": server.url, "model": model, **report.summary(outcome, targets)}
     if found["error_rate"] == 1.0:
@@ -229,17 +227,3 @@ def progress_line(load: Load, tokens_per_second: float) -> str:
 
 def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1e3
-
-
-def _run(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """On the fastest event loop that is here."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(work)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not made for this system
-        return None
-    return uvloop.new_event_loop

@@ -1,55 +1,56 @@
 """The same load on the engine itself, in a process without a server: what a server can reach.
 
-    python -m headrace.bench.serve.alone MODEL.gguf '{"concurrency": 4, "requests": 32}'
-
-In: a model file and a load. Out: one JSON object on stdout. Thread: the process's own.
+In: loads as JSON lines on stdin, as `bench/remote.py` sends them. Out: summaries on stdout.
+Thread: the process's own. Next: `asking.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from headrace.bench.serve import report
 from headrace.bench.serve.asking import InProcess
-from headrace.bench.serve.load import Closed, Load, Plan
+from headrace.bench.serve.load import Closed, Load, Plan, run
 from headrace.bench.serve.workloads import WORKLOADS
 from headrace.engine.engine import Engine
-from headrace.errors import BenchError
 
 
-def ask(path: Path, concurrency: int, num_requests: int, seed: int) -> dict[str, Any]:
-    """A summary of the load on the engine alone, from a new process. Raises `BenchError`."""
-    load = {"concurrency": concurrency, "requests": num_requests, "seed": seed}
-    command = [sys.executable, "-m", __name__, str(path), json.dumps(load)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["nothing"]
-        raise BenchError(f"the engine alone failed; it last said: {said[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+def command(path: Path) -> list[str]:
+    """For a `Worker`; ask it to `load` with what `plan_of` takes."""
+    return [sys.executable, "-m", __name__, str(path)]
 
 
-def plan_of(load: dict[str, int]) -> Plan:
-    """Closed loop, as the servers get it."""
+def plan_of(concurrency: int, num_requests: int, seed: int) -> Plan:
+    """What each side of a comparison is asked."""
     return Plan(
         workload=WORKLOADS["fixed"],
-        arrivals=Closed(load["concurrency"]),
-        num_requests=load["requests"],
-        num_warmup=load["concurrency"],
-        seed=load["seed"],
+        arrivals=Closed(concurrency),
+        num_requests=num_requests,
+        num_warmup=max(2, concurrency),
+        seed=seed,
     )
 
 
+def answer(engine: Engine, line: str) -> dict[str, Any]:
+    """The summary of the load that `line` asks for."""
+    asked = json.loads(line)
+    plan = plan_of(asked["concurrency"], asked["num_requests"], asked["seed"])
+    return report.summary(run(Load(plan, InProcess(engine)).run()), report.Targets())
+
+
 def main() -> None:
-    path, load = Path(sys.argv[1]), json.loads(sys.argv[2])
-    with Engine.load(path) as engine:
-        outcome = asyncio.run(Load(plan_of(load), InProcess(engine)).run())
-    sys.stdout.write(json.dumps(report.summary(outcome, report.Targets())))
+    with Engine.load(Path(sys.argv[1])) as engine:
+        _say({"model": engine.spec.name})
+        for line in sys.stdin:
+            _say(answer(engine, line))
+
+
+def _say(found: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from headrace.bench.serve.answer import Sample
 from headrace.bench.serve.workloads import Conversation, Workload
 
 Messages: TypeAlias = list[dict[str, str]]
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,20 @@ class Load:
                 return
             messages.append({"role": "assistant", "content": text})
             due_at = perf_counter()
+
+
+def run(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """On an event loop of its own, the fastest that is here."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(work)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not made for this system
+        return None
+    return uvloop.new_event_loop
 
 
 class _Quota:
