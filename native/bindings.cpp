@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "cores.hpp"
 #include "cpu.hpp"
 #include "memory.hpp"
 #include "model.hpp"

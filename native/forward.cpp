@@ -256,7 +256,8 @@ void Forward::fill(const Region& region, const Panels::Panel& panel, int lane, i
 
 // The panels of all tokens, for gemm(): shared, or for a few tokens this
 // thread's own.
-Forward::Inputs Forward::prepare(const Region& region, const Scratch& mine, Team::Walk& walk) const {
+Forward::Inputs Forward::prepare(const Region& region, const Scratch& mine,
+                                 Team::Walk& walk) const {
   if (private_panels_) return {*this, region, mine, mine.panels, false};
   team_.each(walk, region.panels->num_tokens(),
              [&](int t) { prepare_token(region, t, mine, work_.panels.data()); });
@@ -386,7 +387,8 @@ void Forward::attend(int layer, Team::Walk& walk) {
 }
 
 // hidden += matrix x inputs, for the two projections that end in the residual stream.
-void Forward::project_residual(const Matrix& m, Inputs inputs, const Scratch& mine, Team::Walk& walk) {
+void Forward::project_residual(const Matrix& m, Inputs inputs, const Scratch& mine,
+                               Team::Walk& walk) {
   const int unit_tiles = panels_.count() > 1 ? kUnitTiles : kUnitTiles / 2;
   const Items items(units(m.num_tiles, unit_tiles), m.inputs, panels_.count(), team_.size());
   team_.each(walk, items.count(), [&](int i) {

@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "cores.hpp"
 #include "cpu.hpp"
 #include "forward.hpp"
 #include "half.hpp"

@@ -2,15 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <fstream>
-#include <set>
-#include <string>
 #include <utility>
 
-#ifdef __linux__
-#include <sched.h>
-#endif
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
@@ -181,39 +174,6 @@ void Team::finish(uint32_t phase, int num_done, int num_items) {
     const Count last = unpacked(word);
     return last.phase > phase || (last.phase == phase && last.number == all);
   });
-}
-
-int usable_cores() {
-  int count = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-#ifdef __linux__
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
-    std::set<std::pair<int, int>> cores;
-    int num_allowed = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-      if (!CPU_ISSET(cpu, &allowed)) continue;
-      ++num_allowed;
-      const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-      int core = cpu, package = 0;
-      std::ifstream(base + "core_id") >> core;
-      std::ifstream(base + "physical_package_id") >> package;
-      cores.emplace(package, core);
-    }
-    count = std::max(1, std::min<int>(num_allowed, static_cast<int>(cores.size())));
-  }
-  std::string quota;
-  double period = 0;
-  if (std::ifstream("/sys/fs/cgroup/cpu.max") >> quota >> period && quota != "max" && period > 0) {
-    count = std::min(count, std::max(1, static_cast<int>(std::ceil(std::stod(quota) / period))));
-  } else {
-    double limit = -1;
-    if (std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> limit && limit > 0 &&
-        std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period && period > 0) {
-      count = std::min(count, std::max(1, static_cast<int>(std::ceil(limit / period))));
-    }
-  }
-#endif
-  return count;
 }
 
 }  // namespace headrace

@@ -110,7 +110,7 @@ class Team {
   const int num_threads_;
   std::vector<std::thread> workers_;
   const std::function<void(Walk&)>* body_ = nullptr;
-  uint64_t run_ = 0;  // numbers the runs; changes while nobody is inside
+  uint64_t run_ = 0;                  // numbers the runs; changes while nobody is inside
   std::unique_ptr<Counter[]> taken_;  // of each thread's share, by whomever
   Counter done_;
   alignas(64) std::atomic<uint32_t> round_{0};         // bumped to start a run
@@ -119,8 +119,5 @@ class Team {
   std::mutex error_mutex_;
   std::exception_ptr error_;
 };
-
-// Processors this process may use: affinity, the cgroup's quota, one per physical core.
-int usable_cores();
 
 }  // namespace headrace

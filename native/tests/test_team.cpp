@@ -249,9 +249,4 @@ HEADRACE_TEST(team_that_cannot_start_throws) {
 }
 #endif
 
-HEADRACE_TEST(usable_cores_is_sensible) {
-  const int cores = usable_cores();
-  CHECK_FOR(cores >= 1 && cores <= 4096, cores);
-}
-
 }  // namespace headrace::tests
