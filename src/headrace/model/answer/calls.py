@@ -99,14 +99,11 @@ class CallReader:
         if end is None:
             return self._broken(len(self._text), is_cut=True) if is_end else []
         calls = _calls(self._text[self._json_start : end])
-        if calls is not None:
-            self._text = self._text[end:]
+        said, self._text = self._text[:end], self._text[end:]
+        if calls is not None or said.startswith(self._format.opening):
             self._is_after_call = True
             self._read = self._called
-            return list[Part](calls)
-        if self._text.startswith(self._format.opening):
-            return self._broken(end, is_cut=False)
-        said, self._text = self._text[:end], self._text[end:]
+            return list[Part](calls or [Broken(said, is_cut=False)])
         self._read = self._saying
         return [Content(said.lstrip(_SEPARATORS) if self._is_after_call else said)]
 

@@ -127,17 +127,19 @@ class Rules:
             f"call: {' | '.join(f'call_{index}' for index in range(len(self.calls)))}",
             *(line for index, call in enumerate(self.calls) for line in self._one(index, call)),
         ]
-        more = f"{{0,{MAX_CALLS - 1}}}" if self.allows_several else "{0}"
         form = self.form
         if form.is_list:
-            lines.append(f'body: SPACES? "[" SPACES? call (/, ?/ call){more} SPACES? "]"')
+            lines.append(f'body: SPACES? "[" SPACES? call {self._more("/, ?/ call")} SPACES? "]"')
         elif form.closing:
-            closing = json.dumps(form.closing)
-            lines.append(f"body: one (SPACES {json.dumps(form.opening)} one){more}")
-            lines.append(f"one: SPACES? call SPACES? {closing}")
+            more = self._more(f"SPACES {json.dumps(form.opening)} one")
+            lines.append(f"body: one {more}")
+            lines.append(f"one: SPACES? call SPACES? {json.dumps(form.closing)}")
         else:
             lines.append("body: call")
         return lines + self._opening_lines()
+
+    def _more(self, what: str) -> str:
+        return f"({what}){{0,{MAX_CALLS - 1}}}" if self.allows_several else ""
 
     def _opening_lines(self) -> list[str]:
         """How a call begins. Free text ends where one does: the head is lazy, so that it wins."""

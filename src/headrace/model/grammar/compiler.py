@@ -84,7 +84,9 @@ class GrammarCompiler:
         if matcher.is_error():
             reason = _reason(matcher.get_error())
             raise InvalidRequest(f"`{param}` cannot be followed: {reason}", param=param)
-        if not matcher.is_accepting() and not any(matcher.deep_copy().compute_bitmask()):
+        first = matcher.deep_copy()
+        first.compute_bitmask()
+        if first.is_error():
             raise InvalidRequest(f"`{param}` cannot be followed: nothing satisfies it", param=param)
         return matcher
 
