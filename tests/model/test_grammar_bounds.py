@@ -152,12 +152,13 @@ def test_tame_is_what_takes_time_in_proportion() -> None:
     assert is_tame(doubling("allOf", 5))
 
 
-class TestClosed:
-    OBJECT: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "null"}}}
+OBJECT: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "null"}}}
 
+
+class TestClosed:
     def test_objects_inside_and_definitions(self) -> None:
-        schema = {"type": "array", "items": self.OBJECT, "$defs": {"x": self.OBJECT}}
-        shut = self.OBJECT | {"additionalProperties": False}
+        schema = {"type": "array", "items": OBJECT, "$defs": {"x": OBJECT}}
+        shut = OBJECT | {"additionalProperties": False}
         assert closed(schema) == {"type": "array", "items": shut, "$defs": {"x": shut}}
 
     @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ class TestClosed:
         ],
     )
     def test_leaves_open_what_is_said_elsewhere(self, more: dict[str, Any]) -> None:
-        assert closed(self.OBJECT | more) == self.OBJECT | more
+        assert closed(OBJECT | more) == OBJECT | more
 
     def test_a_property_may_be_called_properties(self) -> None:
         schema = {"type": "object", "properties": {"properties": {"type": "string"}}}

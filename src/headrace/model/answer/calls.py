@@ -7,12 +7,14 @@ inside an argument is just text. White space next to a call belongs to nobody.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any, NoReturn
 
 from headrace.model.answer.formats import ToolFormat
 from headrace.model.answer.json_scan import JSONScan
 from headrace.model.answer.parts import Broken, Call, Content, Part, held_from
 
+_MAX_DIGITS = 1_000
 _SEPARATORS = " \t\r\n;,"
 """What models write between two bare calls."""
 
@@ -103,7 +105,7 @@ class CallReader:
         if calls is not None or said.startswith(self._format.opening):
             self._is_after_call = True
             self._read = self._called
-            return list[Part](calls or [Broken(said, is_cut=False)])
+            return [*calls] if calls else [Broken(said, is_cut=False)]
         self._read = self._saying
         return [Content(said.lstrip(_SEPARATORS) if self._is_after_call else said)]
 
@@ -134,7 +136,7 @@ class CallReader:
 def _calls(text: str) -> list[Call] | None:
     """The calls that a JSON text makes; None where it makes none, or is no JSON."""
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = _read_json(text)
         values = value if isinstance(value, list) else [value]
         return [_call(item) for item in values] or None
     except (ValueError, RecursionError):
@@ -147,11 +149,24 @@ def _call(value: Any) -> Call:
         raise ValueError("a call needs a name")
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):
-        arguments = json.loads(arguments, parse_constant=_refuse)
+        arguments = _read_json(arguments)
     if not isinstance(arguments, dict):
         raise ValueError("arguments must be an object")
-    text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
     return Call(value["name"], text)
+
+
+def _read_json(text: str) -> Any:
+    """Numbers beyond every float become the largest one: all that is read can be written again."""
+    return json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_refuse)
+
+
+def _finite(number: str) -> float:
+    return max(-sys.float_info.max, min(sys.float_info.max, float(number)))
+
+
+def _whole(number: str) -> int | float:
+    return int(number) if len(number) < _MAX_DIGITS else _finite(number)
 
 
 def _refuse(constant: str) -> NoReturn:
