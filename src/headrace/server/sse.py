@@ -63,7 +63,7 @@ class EventWriter:
     async def _more(self) -> list[Event]:
         """The next events that nobody has written; an empty list at the end."""
         lane, view, pump = self._lane, self._view, self._pump
-        if lane is None:
+        if lane is None or pump.is_busy:
             return await view.take()
         await asyncio.sleep(0)  # what was just written leaves the loop in its next turn
         if lane.is_clear and not view.has_more:

@@ -103,6 +103,11 @@ class Pump:
         """One choice, whose text means what it says."""
         return len(self._parsers) == 1 and self._parsers[0] is None
 
+    @property
+    def is_busy(self) -> bool:
+        """A bypass would not be used now."""
+        return any(ticket.reader.is_busy for ticket in self._tickets)
+
     def open_bypass(self, bypass: Bypass) -> bool:
         """Let deltas go to `bypass` as they come, on the engine thread, before the log has them.
         Only for a reader that has read all that is in the log; False when more is on its way."""
@@ -241,6 +246,8 @@ class _Ear:
         self._lock = threading.Lock()
         self._bypass: Bypass | None = None
         self._early: list[tuple[Sequence[Event], float]] = []
+        self._is_busy = False
+        """The loop was woken for many readers the last time: a bypass would not be used."""
         self._num_on_their_way = 0
         """Hand-overs to the loop that have not arrived."""
 
@@ -248,9 +255,13 @@ class _Ear:
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
+    @property
+    def is_busy(self) -> bool:
+        return self._is_busy
+
     def open_bypass(self, bypass: Bypass) -> bool:
         with self._lock:
-            if self._num_on_their_way:
+            if self._num_on_their_way or self._is_busy:
                 return False
             self._bypass = bypass
             return True
@@ -261,6 +272,7 @@ class _Ear:
 
     def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
         with self._lock:
+            self._is_busy = is_busy
             bypass, now = self._bypass, time.perf_counter()
             if bypass is None or is_busy or not _are_deltas(events) or not bypass(events):
                 self._bypass = None
