@@ -21,7 +21,6 @@ from headrace.model.template import ChatTemplate
 from headrace.model.tokenizer import Tokenizer
 from headrace.testing import END_ID, START_ID, FakeModel, FakeTemplate, FakeTokenizer, ManualEngine
 from headrace.wire.ask import Ask, JSONObject, JSONSchema, NamedTool, Tool
-from support.models import default_model_path
 
 TEMPLATES = Path(__file__).parent.parent / "golden" / "templates"
 WHO = ({"role": "user", "content": "Who? In JSON."},)
@@ -159,8 +158,9 @@ class TestForcedCalls:
 
     def test_no_schema(self) -> None:
         bad = Tool("bad", parameters={"type": "banana"})
-        with pytest.raises(InvalidRequest, match=r"tools\[1\]\.function\.parameters|`tools`"):
-            STYLE.plan(ask(tools=(TIME, bad)))
+        with pytest.raises(InvalidRequest, match=r"invalid JSON schema for tool bad, ") as caught:
+            STYLE.plan(ask(tools=(TIME, bad), tool_choice=NamedTool("bad")))
+        assert caught.value.param == "tools[1].function.parameters"
 
     def test_ids_are_nine_letters_and_follow_their_seed(self) -> None:
         plan = STYLE.plan(ask(tools=(TIME,)))
@@ -360,13 +360,14 @@ def test_markers_that_are_control_tokens_become_visible() -> None:
                 parallel_tool_calls=False), style, seed=seed)[2]] == ["time"]  # fmt: skip
 
 
-def test_the_default_model() -> None:
-    file = gguf.read(default_model_path())
+def test_the_default_model(default_model_path: Path) -> None:
+    file = gguf.read(default_model_path)
     tokenizer = Tokenizer.from_metadata(file.metadata)
     template = ChatTemplate.from_metadata(file.metadata, tokenizer)
     style = AnswerStyle.for_model(template, tokenizer)
     assert style.format == GENERIC
     assert style.thinks is None
+    style.warm_up()
     plan = style.plan(ask(tools=(WEATHER,), response_format=JSONSchema("c", CITY)))
     assert plan.messages is not None
     assert "# Functions" in template.render(plan.messages).text

@@ -108,6 +108,10 @@ class AnswerStyle:
             has_system=not source or ("system" in source and "ystem role not" not in source),
         )
 
+    def warm_up(self) -> None:
+        """Make what grammars need, some tenths of a second, so that no question waits for it."""
+        self._compiler.warm_up()
+
     def needs_time(self, ask: Ask) -> bool:
         """Whether `plan` may take more than a moment, so that it should leave the event loop."""
         return bool(ask.tools) or ask.response_format is not None
@@ -124,9 +128,12 @@ class AnswerStyle:
             return AnswerPlan(messages=None, template_variables=ask.template_variables)
         variables = self._variables(ask)
         is_thinking = self._is_thinking(ask, variables)
-        wished = _wished(ask)
+        for tool in tools:
+            checked_text(tool.parameters or ANY_OBJECT, _tool_param(ask, tool))
+        calls, wished = _call_check(ask, tools), _wished(ask)
         grammar = self._grammar(ask, tools, wished, is_thinking)
-        make_parser = self._make_parser(ask, tools, wished, is_thinking, grammar)
+        checks = _checks(ask, calls, wished, grammar)
+        make_parser = self._make_parser(ask, checks, is_thinking, has_tools=bool(tools))
         shows_tools = bool(tools) and self.format.in_template
         return AnswerPlan(
             messages=self._messages(ask, tools),
@@ -190,7 +197,7 @@ class AnswerStyle:
             return None
         rules = Rules(
             form=self.format,
-            calls=[_call_rule(index, tool) for index, tool in enumerate(tools)],
+            calls=[_call_rule(tool) for tool in tools],
             json=None if wished is None or _must_call(ask) else wished.rule,
             allows_text=wished is None and not _must_call(ask),
             allows_several=ask.parallel_tool_calls and not isinstance(ask.tool_choice, NamedTool),
@@ -217,20 +224,14 @@ class AnswerStyle:
         return _Grammar(compiled, is_exact=False)
 
     def _make_parser(
-        self,
-        ask: Ask,
-        tools: Sequence[Tool],
-        wished: _Wished | None,
-        is_thinking: bool,
-        grammar: _Grammar | None,
+        self, ask: Ask, checks: Checks, is_thinking: bool, *, has_tools: bool
     ) -> Callable[[int, str], AnswerParser] | None:
         shown = _reasoning_format(ask)
         parts_thoughts = self.thinks is not None and shown != "raw"
-        checks = _checks(ask, tools, wished, grammar)
         opening = ""
         if self.thinks is not None and not parts_thoughts and is_thinking and not _prefill(ask):
             opening = f"{self.thinks.opening}\n"
-        if not (parts_thoughts or tools or opening or checks.must_be_json):
+        if not (parts_thoughts or has_tools or opening or checks.must_be_json):
             return None
 
         def make(choice: int, id_seed: str) -> AnswerParser:
@@ -238,7 +239,7 @@ class AnswerStyle:
             return AnswerParser(
                 choice,
                 thoughts=None if thinks is None else ThoughtReader(thinks, is_open=is_thinking),
-                calls=CallReader(self.format) if tools else None,
+                calls=CallReader(self.format) if has_tools else None,
                 checks=checks,
                 make_id=lambda index: _call_id(id_seed, choice, index),
                 shows_thoughts=shown != "hidden",
@@ -278,12 +279,12 @@ def _offered(ask: Ask) -> tuple[Tool, ...]:
 
 
 def _must_call(ask: Ask) -> bool:
-    return ask.tool_choice == "required" or isinstance(ask.tool_choice, NamedTool)
+    is_forced = ask.tool_choice == "required" or isinstance(ask.tool_choice, NamedTool)
+    return is_forced and bool(ask.tools)
 
 
-def _call_rule(index: int, tool: Tool) -> CallRule:
+def _call_rule(tool: Tool) -> CallRule:
     parameters = ANY_OBJECT if tool.parameters is None else tool.parameters
-    checked_text(parameters, f"tools[{index}].function.parameters")
     return CallRule(tool.name, JSONRule(parameters, tool.strict))
 
 
@@ -295,33 +296,38 @@ def _wished(ask: Ask) -> _Wished | None:
         return _Wished(JSONRule(ANY_OBJECT), "response_format", None)
     param = "response_format.json_schema.schema"
     checked_text(form.schema, param)
-    validator = Validator(form.schema, f"response_format: '{form.name}'")
+    validator = Validator(form.schema, param, f"response_format: '{form.name}'")
     return _Wished(JSONRule(form.schema, form.strict), param, validator)
 
 
+def _call_check(ask: Ask, tools: Sequence[Tool]) -> CallCheck | None:
+    """What calls are held against; None where nobody wants that."""
+    if not tools or ask.disable_tool_validation:
+        return None
+    return CallCheck({tool.name: _arguments_validator(ask, tool) for tool in tools})
+
+
+def _arguments_validator(ask: Ask, tool: Tool) -> Validator:
+    schema = ANY_OBJECT if tool.parameters is None else tool.parameters
+    param = _tool_param(ask, tool)
+    return Validator(schema, param, f"tool {tool.name}, {param}")
+
+
+def _tool_param(ask: Ask, tool: Tool) -> str:
+    return f"tools[{ask.tools.index(tool)}].function.parameters"
+
+
 def _checks(
-    ask: Ask, tools: Sequence[Tool], wished: _Wished | None, grammar: _Grammar | None
+    ask: Ask, calls: CallCheck | None, wished: _Wished | None, grammar: _Grammar | None
 ) -> Checks:
     """What the grammar does not vouch for."""
-    calls = None
-    if tools and not ask.disable_tool_validation:
-        calls = CallCheck(
-            {
-                tool.name: Validator(
-                    ANY_OBJECT if tool.parameters is None else tool.parameters,
-                    f"tool {tool.name}, tools[{index}].function.parameters",
-                )
-                for index, tool in enumerate(tools)
-            }
-        )
     is_exact = grammar is not None and grammar.is_exact
+    must_call = _must_call(ask)
     return Checks(
         calls,
-        must_call=_must_call(ask) and bool(tools),
-        must_be_json=wished is not None
-        and not (is_exact or _must_call(ask))
+        must_call=must_call,
         # A stop string may end the JSON wherever it likes.
-        and not ask.stop,
+        must_be_json=wished is not None and not (is_exact or must_call or ask.stop),
         json=None if wished is None else wished.validator,
         json_begun="" if grammar is None else grammar.begun,
     )

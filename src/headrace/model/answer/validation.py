@@ -33,15 +33,16 @@ _MAX_ERROR_CHARS = 200
 class Validator:
     """One JSON schema, ready to judge."""
 
-    def __init__(self, schema: Mapping[str, Any], param: str) -> None:
-        """Raises `InvalidRequest`, naming `param`, for a schema that is none."""
+    def __init__(self, schema: Mapping[str, Any], param: str, whose: str = "") -> None:
+        """Raises `InvalidRequest`, naming `param`, for a schema that is none; `whose` says in the
+        message what it is for."""
         self._is_tame = is_tame(schema)
         try:
             self._validator = _validator(json.dumps(schema))
         except (ValueError, jsonschema_rs.ReferencingError) as error:
             reason = str(error).partition("\n")[0]
             raise InvalidRequest(
-                f"invalid JSON schema for {param}: {reason:.300}", param=param
+                f"invalid JSON schema for {whose or param}: {reason:.300}", param=param
             ) from None
 
     def errors(self, value: Any) -> list[str]:

@@ -55,6 +55,10 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, CompiledGrammar] = OrderedDict()
 
+    def warm_up(self) -> None:
+        """Make the vocabulary, so that the first grammar does not wait for it."""
+        _ = self._vocabulary.tokenizer
+
     def compile(self, rules: str, param: str) -> CompiledGrammar:
         """`rules` with JSON schemas written into them by `as_rule`. Raises `InvalidRequest`, naming
         `param`, where they cannot be followed, or not at a sane price; `Unavailable` where another
