@@ -87,8 +87,7 @@ class Runner:
     ) -> signal.Signals | None:
         """Serve until a signal, or `stop`; returns the first signal. Closes the sockets.
 
-        `on_started` is called on the loop as soon as connections are accepted. Raises
-        `CannotListen` where another program was quicker to listen there.
+        `on_started` is called on the loop as soon as connections are accepted.
         """
         log = logging.getLogger("uvicorn.error")
         log.addFilter(self._is_news)
@@ -113,13 +112,8 @@ class Runner:
         if self._is_stopped:
             self._stopping.set()
         self._server = _Server(self._config, self._until_drained, on_started)
-        try:
-            with self._signals(self._loop):
-                await self._server.serve(list(sockets))
-        except OSError as error:
-            if self._server.started:
-                raise
-            raise _cannot_listen(error, *sockets[0].getsockname()[:2]) from error
+        with self._signals(self._loop):
+            await self._server.serve(list(sockets))
 
     @contextmanager
     def _signals(self, loop: asyncio.AbstractEventLoop) -> Generator[None, None, None]:
@@ -285,7 +279,8 @@ def _config(app: ASGIApp, keep_alive_s: float, read_timeout_s: float) -> uvicorn
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets bound to `port` at every address that `host` means; they do not listen yet.
+    """Sockets that listen on `port` at every address that `host` means. Who connects waits until
+    the server runs.
 
     Port 0 takes a free one. Raises `CannotListen`, with the remedy.
     """
@@ -306,7 +301,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         # All of a name's addresses get the same port.
         at = (address[0], sockets[0].getsockname()[1] if sockets else port, *address[2:])
         try:
-            sockets.append(_bound(family, kind, protocol, at))
+            sockets.append(_listening(family, kind, protocol, at))
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 close_all(sockets)
@@ -322,17 +317,18 @@ def close_all(sockets: Sequence[socket.socket]) -> None:
         each.close()
 
 
-def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
-    bound = socket.socket(family, kind, protocol)
+def _listening(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
+    listening = socket.socket(family, kind, protocol)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bound.bind(address)
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
     except OSError:
-        bound.close()
+        listening.close()
         raise
-    return bound
+    return listening
 
 
 def _cannot_listen(error: OSError, host: str, port: int) -> CannotListen:
