@@ -80,6 +80,9 @@ class Serving:
             self.settings,
             style_of=lambda engine: AnswerStyle.for_model(engine.template, engine.tokenizer),
         )
+        for model in self.registry.served:
+            # Ready already; the first request for JSON or tools need not wait for this.
+            model.style.warm_up()
 
     def begin_drain(self) -> None:
         """Take no more; finish what was admitted."""
