@@ -113,14 +113,14 @@ def test_who_ignores_the_end_hears_it_again() -> None:
         assert engine.generate_sync(ask).text == "One two.One two."
 
 
-def test_a_long_prompt_in_chunks_and_a_preemption_change_nothing() -> None:
-    tokenizer = ScriptedTokenizer(TEXT)
-    config = EngineConfig(pool_bytes=6, context_length=128)
-    with scripted_engine(TEXT, config=config) as engine:
-        asks = [Request(prompt="a word " * length, tenant=str(length)) for length in (40, 20, 50)]
+def test_a_preemption_changes_nothing() -> None:
+    long = TEXT * 8
+    config = EngineConfig(pool_bytes=6, context_length=150)
+    with scripted_engine(long, config=config) as engine:
+        asks = [Request(prompt="a word", tenant=str(i), max_tokens=120) for i in range(4)]
         generations = [engine.generate_sync(ask) for ask in asks]
-        assert [generation.text for generation in generations] == [TEXT] * 3
-    assert len(tokenizer.encode("a word " * 50)) > 64
+        assert [generation.text for generation in generations] == [long] * 4
+        assert engine.step_profile().num_preemptions
 
 
 def test_faults_can_be_put_around_it() -> None:
