@@ -43,6 +43,8 @@ NOT_OFFERED = (
 )
 """Groq has these; a client should learn that headrace does not, rather than doubt its URL."""
 _ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_MAX_SHOWN = 200
+"""Characters of a path."""
 
 
 def create_app(serving: Serving) -> ASGIApp:
@@ -102,23 +104,21 @@ class Routes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise UnknownURL("this server speaks HTTP")
-        exchange = exchange_of(scope)
         for route in self._routes:
             match, found = route.matches(scope)
             if match is Match.FULL:
                 scope.update(found)
-                exchange.endpoint = endpoint_of(route.path)
+                exchange_of(scope).endpoint = endpoint_of(route.path)
                 await route.handle(scope, receive, send)
                 return
-        exchange.endpoint = "other"
         raise UnknownURL(
-            f"Unknown request URL: {scope['method']} {scope['path'][:200]}. Please check the URL "
+            f"Unknown request URL: {scope['method']} {scope['path'][:_MAX_SHOWN]}. Please check the URL "
             "for typos, or see the docs at /docs"
         )
 
 
 def endpoint_of(path: str) -> str:
-    """A route without its prefix, for logs and metrics."""
+    """A route's path without its prefix, for logs and metrics."""
     for prefix in PREFIXES:
         if path.startswith(prefix + "/"):
             return path.removeprefix(prefix).replace(":path}", "}")
@@ -181,9 +181,8 @@ def _model(serving: Serving) -> Handler:
 
 
 async def _not_offered(request: Request) -> ASGIApp:
-    raise EndpointNotOffered(
-        f"headrace does not offer {exchange_of(request.scope).endpoint}; see /docs for what it does"
-    )
+    asked = endpoint_of(request.scope["path"])[:_MAX_SHOWN]
+    raise EndpointNotOffered(f"headrace does not offer {asked}; see /docs for what it does")
 
 
 def _authenticate(serving: Serving, request: Request) -> None:

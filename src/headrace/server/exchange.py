@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import HeadraceError
 from headrace.observe.observer import Observer, RequestEnded
-from headrace.server.paths import endpoint
 from headrace.wire.ids import request_id
 
 if TYPE_CHECKING:
@@ -36,8 +35,9 @@ _PRINTABLE = re.compile(rb"[!-~]{1,%d}" % _MAX_CLIENT_ID)
 class Exchange:
     """Filled in along the way by whoever learns something."""
 
-    endpoint: str
     client_request_id: str | None = None
+    endpoint: str = "other"
+    """The route's path without its prefix; never one that a client made up."""
     id: str = field(default_factory=request_id)
     arrived_at: float = field(default_factory=time.perf_counter)
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Exchanges:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = scope[_KEY] = Exchange(endpoint(scope["path"]), _client_id(scope))
+        exchange = scope[_KEY] = Exchange(_client_id(scope))
         is_whole = False
 
         async def send_with_id(message: Message) -> None:

@@ -23,14 +23,6 @@ def normal(path: str) -> str:
     return path.rstrip("/") or "/"
 
 
-def endpoint(path: str) -> str:
-    """A normal path without its prefix, for logs and metrics."""
-    for prefix in PREFIXES:
-        if path.startswith(prefix + "/"):
-            return path.removeprefix(prefix)
-    return path
-
-
 class NormalPaths:
     """Middleware: what follows sees normal paths only."""
 
