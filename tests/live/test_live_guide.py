@@ -1,0 +1,171 @@
+"""Every program of the product guide, run as it is printed there, against `headrace serve`.
+
+What the guide leaves out, it is given: imports, a store of conversations, the arguments of `...`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import fastapi.testclient
+import groq
+import httpx
+import pytest
+
+from support.clients import MODEL, groq_client
+from support.node import Node, program
+from support.servers import Server, running_server
+
+GUIDE = Path(__file__).parent / "guide"
+QUESTION = "Name three colours."
+
+
+def run(name: str, **given: Any) -> dict[str, Any]:
+    """The module that a program of the guide becomes."""
+    module = dict(given)
+    exec(compile((GUIDE / name).read_text("utf-8"), name, "exec"), module)
+    return module
+
+
+@pytest.fixture
+def at_real(real: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The guide's own clients go to our server: the only thing that a user changes."""
+    monkeypatch.setenv("GROQ_BASE_URL", real.base_url)
+    monkeypatch.setenv("GROQ_API_KEY", "any")
+    return real
+
+
+def tokens(frames: list[str]) -> list[str]:
+    return [json.loads(frame)["token"] for frame in frames]
+
+
+def frames_of(body: str) -> list[str]:
+    """The data of server-sent events of one line each."""
+    frames = body.split("\n\n")
+    assert frames.pop() == ""
+    assert all(frame.startswith("data: ") for frame in frames)
+    return [frame.removeprefix("data: ") for frame in frames]
+
+
+def test_streaming(at_real: Server) -> None:
+    *said, end = run("streaming.py")["stream_chat"](QUESTION)
+    assert json.loads(end) == {"done": True}
+    assert len(tokens(said)) > 3
+    assert all(tokens(said))
+
+
+def test_streaming_begins_before_the_answer_is_whole(at_real: Server) -> None:
+    stream = run("streaming.py")["stream_chat"]("Tell me a long story.")
+    next(stream)
+    assert at_real.metrics()["headrace_requests_open"] == 1
+    stream.close()
+
+
+def test_retry_with_backoff(default_model_path: Path, tmp_path: Path) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text(f'[models."{MODEL}"]\nrpm = 55\n')
+    home = default_model_path.parents[1]
+    with running_server("--limits", str(limits), home=home) as server:
+        client = groq_client(server)
+        statuses: list[int] = []
+
+        def ask() -> Any:
+            messages = [{"role": "user", "content": QUESTION}]
+            try:
+                return client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1)
+            except groq.APIStatusError as error:
+                statuses.append(error.status_code)
+                raise
+
+        with pytest.raises(groq.RateLimitError) as limited:
+            while True:
+                ask()
+        assert 1 <= int(limited.value.response.headers["retry-after"]) <= 2
+        statuses.clear()
+        completions = SimpleNamespace(create=lambda ellipsis: ask())
+        answering = SimpleNamespace(chat=SimpleNamespace(completions=completions))
+        response = run("retry.py", client=answering)["response"]
+        assert response.choices[0].message.role == "assistant"
+        assert set(statuses) == {429}
+
+
+class Conversations:
+    """What the guide's servers keep between two questions."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[dict[str, str]]] = {}
+        self.appended: list[tuple[str, str]] = []
+
+    async def get(self, name: str) -> list[dict[str, str]]:
+        return self.kept.get(name, [])
+
+    async def append(self, name: str, content: str) -> None:
+        self.appended.append((name, content))
+
+
+def test_fastapi(at_real: Server) -> None:
+    store = Conversations()
+    store.kept["old"] = [
+        {"role": "user", "content": "My name is Ada."},
+        {"role": "assistant", "content": "Hello, Ada!"},
+    ]
+    app: fastapi.FastAPI = run(
+        "fastapi_main.py",
+        os=os,
+        get_conversation=store.get,
+        append_to_conversation=store.append,
+    )["app"]
+    client = fastapi.testclient.TestClient(app)
+    for name in ("old", "new"):
+        asked = {"prompt": QUESTION, "conversation_id": name}
+        response = client.post("/api/chat", json=asked)
+        assert response.headers["content-type"].startswith("text/event-stream")
+        *said, end = frames_of(response.text)
+        assert end == "[DONE]"
+        assert len(said) > 3
+        assert [(name, token) for token in tokens(said)] == store.appended
+        store.appended.clear()
+
+
+@contextmanager
+def express(node: Node, real: Server) -> Iterator[str]:
+    """The guide's Express server; yields its address."""
+    environ = node.environment({"GROQ_BASE_URL": real.base_url, "GROQ_API_KEY": "any"})
+    harness = Path(__file__).parent / "node" / "express_harness.cjs"
+    process = subprocess.Popen(
+        [program("node"), str(harness), str(GUIDE / "server.js")],
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
+
+
+def test_express(node: Node, real: Server) -> None:
+    with express(node, real) as url:
+        asked = {"prompt": QUESTION, "conversationId": "new"}
+        response = httpx.post(f"{url}/api/chat", json=asked, timeout=60)
+        *said, end = frames_of(response.text)
+        assert end == "[DONE]"
+        assert len(said) > 3
+        assert httpx.get(f"{url}/kept/new").json() == tokens(said)
+        response = httpx.post(f"{url}/api/chat", json=asked | {"conversationId": "old"}, timeout=60)
+        assert frames_of(response.text)[-1] == "[DONE]"
