@@ -111,9 +111,10 @@ class Routes:
                 exchange_of(scope).endpoint = endpoint_of(route.path)
                 await route.handle(scope, receive, send)
                 return
+        asked = f"{scope['method']} {scope['path'][:_MAX_SHOWN]}"
         raise UnknownURL(
-            f"Unknown request URL: {scope['method']} {scope['path'][:_MAX_SHOWN]}. Please check the URL "
-            "for typos, or see the docs at /docs"
+            f"Unknown request URL: {asked}. Please check the URL for typos, or see the docs at "
+            "/docs"
         )
 
 

@@ -37,7 +37,7 @@ class Encoder(Protocol):
 
 
 class Lane:
-    """One stream's way around the event loop."""
+    """One stream's way around the event loop. Implements `headrace.streams.pump.Bypass`."""
 
     def __init__(self, transport: asyncio.WriteTransport, encoder: Encoder) -> None:
         self._transport = transport
@@ -45,6 +45,7 @@ class Lane:
         # A duplicate: a connection's own number may mean another client's once it is closed.
         self._fd = os.dup(transport.get_extra_info("socket").fileno())
         self._left_over = b""
+        self.position = 0
 
     @classmethod
     def of(cls, scope: Scope, encoder: Encoder) -> Lane | None:
@@ -60,11 +61,14 @@ class Lane:
         """Everything that the loop wrote has been sent."""
         return not self._transport.is_closing() and self._transport.get_write_buffer_size() == 0
 
-    def write(self, events: Sequence[Event]) -> bool:
+    def take(self, events: Sequence[Event]) -> bool:
         """Engine thread: send `events` without waiting; False when the loop must."""
         if self._left_over:
             return False
-        body = b"".join([self._encode(event) for event in events])
+        try:
+            body = b"".join([self._encode(event) for event in events])
+        except Exception:  # the loop will meet it, too, where it harms this stream alone
+            return False
         if body:
             data = b"%x\r\n%b\r\n" % (len(body), body)
             self._left_over = data[self._sent(data) :]
@@ -78,9 +82,9 @@ class Lane:
 
     def write_left_over(self) -> None:
         """On the loop: write what the socket did not take, past the framing of `send`."""
-        if self._left_over:
-            self._transport.write(self._left_over)
-            self._left_over = b""
+        left_over, self._left_over = self._left_over, b""
+        if left_over and not self._transport.is_closing():
+            self._transport.write(left_over)
 
     def end(self) -> None:
         """On the loop, when nobody can write here any more."""

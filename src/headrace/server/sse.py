@@ -43,15 +43,15 @@ class EventWriter:
     async def write(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The whole response, with `headers` beside its own."""
         start = {"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]}
-        await self._send(start)
         try:
+            await self._send(start)
             while events := self._view.ready() or await self._more():
                 await self._say(events)
                 if self._encoder.is_ended:
                     break
         finally:
-            self._pump.close_bypass()
             if self._lane is not None:
+                self._pump.close_bypass(self._lane)
                 self._lane.end()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -67,10 +67,10 @@ class EventWriter:
             return await view.take()
         await asyncio.sleep(0)  # what was just written leaves the loop in its next turn
         if lane.is_clear and not view.has_more:
-            pump.open_bypass(lane.write)
+            pump.open_bypass(lane)
         await view.wait()
-        while view.skip_to(pump.num_read_early) and not pump.log.is_over:
+        while view.skip_to(lane.position) and not pump.log.is_over:
             await view.wait()
-        pump.close_bypass()
+        pump.close_bypass(lane)
         lane.write_left_over()
         return view.ready()

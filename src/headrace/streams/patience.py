@@ -19,11 +19,11 @@ class Patience:
     """Seconds; None: for ever."""
 
     queue_s: float | None = None
-    """Until a step computes for a choice."""
+    """Until a step computes for any of the choices; the others may wait for those."""
     first_token_s: float | None = None
-    """From there to its first token."""
+    """From a choice's first step to its first token."""
     stall_s: float | None = None
-    """Between two of its tokens."""
+    """Between two tokens of a choice."""
     total_s: float | None = None
     """From the request to the end of all choices."""
 
@@ -33,13 +33,18 @@ class Watchdog:
     touching it, and it looks again when the nearest could have passed."""
 
     def __init__(
-        self, num_choices: int, patience: Patience, run_out: Callable[[HeadraceError], None]
+        self,
+        patience: Patience,
+        catch_up: Callable[[], None],
+        run_out: Callable[[HeadraceError], None],
     ) -> None:
-        """`run_out` is called at most once, with what to tell the client."""
+        """`catch_up` brings what may have come unheard, before a deadline is said to be missed.
+        `run_out` is called at most once, with what to tell the client."""
         self._patience = patience
+        self._catch_up = catch_up
         self._run_out = run_out
         self._begun_at = time.perf_counter()
-        self._waiting = set(range(num_choices))
+        self._is_queued = True
         self._computed_since: dict[int, float] = {}
         self._heard_at: dict[int, float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -48,7 +53,7 @@ class Watchdog:
         self._look()
 
     def began(self, choice: int, now: float) -> None:
-        self._waiting.discard(choice)
+        self._is_queued = False
         self._computed_since[choice] = now
 
     def heard(self, choice: int, now: float) -> None:
@@ -56,7 +61,6 @@ class Watchdog:
         self._heard_at[choice] = now
 
     def ended(self, choice: int) -> None:
-        self._waiting.discard(choice)
         self._computed_since.pop(choice, None)
         self._heard_at.pop(choice, None)
 
@@ -65,6 +69,7 @@ class Watchdog:
             self._timer.cancel()
 
     def _look(self) -> None:
+        self._catch_up()
         due, error = min(self._deadlines(), key=lambda deadline: deadline[0], default=(None, None))
         if due is None or error is None:
             # Nothing can run out now; a choice that begins or speaks brings the next deadline.
@@ -81,7 +86,7 @@ class Watchdog:
         if patience.total_s is not None:
             text = f"the answer was not whole within {patience.total_s:g} s"
             yield self._begun_at + patience.total_s, GenerationTimeout(text)
-        if patience.queue_s is not None and self._waiting:
+        if patience.queue_s is not None and self._is_queued:
             text = f"no step computed for the request within {patience.queue_s:g} s; come again"
             late = EngineOverloaded(text, retry_after_s=patience.queue_s)
             yield self._begun_at + patience.queue_s, late

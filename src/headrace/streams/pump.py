@@ -14,8 +14,9 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from headrace.engine.engine import Engine, Prepared
 from headrace.engine.stream import Ticket
@@ -52,11 +53,19 @@ class Parser(Protocol):
         answer is not what was asked for."""
 
 
-Bypass: TypeAlias = Callable[[Sequence[Event]], bool]
-"""Reads deltas on the engine thread; False where it cannot, and then nothing of them."""
+class Bypass(Protocol):
+    """Takes deltas on the engine thread, before the log has them."""
+
+    position: int
+    """Up to this number, the log's events were taken by it or by who opened it. Written on the
+    loop, when the log has them."""
+
+    def take(self, events: Sequence[Event]) -> bool:
+        """Engine thread: False where it cannot, and then nothing of them. Raises nothing."""
+
 
 _LATEST_S = 0.05
-"""How long the log may not know of what was read early."""
+"""How long the log may not know of what was taken early, while more of it comes."""
 
 
 class Pump:
@@ -78,12 +87,10 @@ class Pump:
         self.log = StreamLog(num_choices)
         self.tally = Tally(num_choices)
         self.seed = 0
-        self.num_read_early = 0
-        """Up to this number, the log's events were read by the bypass, or by who opened it."""
         self._parsers = [parser(choice) for choice in range(num_choices)]
         self._on_end = on_end
         self._tickets: list[Ticket[_Ear]] = []
-        self._watchdog = Watchdog(num_choices, patience, self._run_out)
+        self._watchdog = Watchdog(patience, self._catch_up, self._run_out)
 
     def submit(self, engine: Engine, prepared: Sequence[Prepared]) -> None:
         """Ask the engine. Raises what refuses a prompt, and then leaves nothing running."""
@@ -110,22 +117,23 @@ class Pump:
 
     def open_bypass(self, bypass: Bypass) -> bool:
         """Let deltas go to `bypass` as they come, on the engine thread, before the log has them.
-        Only for a reader that has read all that is in the log; False when more is on its way."""
+        Only for a reader that has read all that is in the log; False when more is on its way, or
+        another bypass is open."""
         return self._tickets[0].reader.open_bypass(bypass)
 
-    def close_bypass(self) -> None:
+    def close_bypass(self, bypass: Bypass) -> None:
         """When this returns, `bypass` is not running and will not be called."""
         for ticket in self._tickets:
-            ticket.reader.close_bypass()
+            ticket.reader.close_bypass(bypass)
 
     def cancel(self) -> None:
         """Stop within a step: nobody wants the rest. Each choice still says its end."""
         for ticket in self._tickets:
             ticket.cancel()
 
-    def hear(self, events: Sequence[Event], now: float, *, is_read: bool = False) -> None:
-        """Take in what the engine said at `now`; `is_read` by the bypass. What it says of a choice
-        that has ended here is dropped."""
+    def hear(self, events: Sequence[Event], now: float, *, taken_by: Bypass | None = None) -> None:
+        """Take in what the engine said at `now`. What it says of a choice that has ended here is
+        dropped."""
         said: list[Event] = []
         over: set[int] = set()
         for event in events:
@@ -139,8 +147,8 @@ class Pump:
                 said.append(self.tally.failure(event.choice, failure))
             if said and isinstance(said[-1], (Finished, Failed)):
                 over.add(event.choice)
-        if is_read:
-            self.num_read_early = len(self.log) + len(said)
+        if taken_by is not None and said:
+            taken_by.position = len(self.log) + len(said)
         self._say(said)
 
     def _read(self, event: Event, now: float, said: list[Event]) -> None:
@@ -177,6 +185,10 @@ class Pump:
             self.cancel()
             self._on_end(self)
 
+    def _catch_up(self) -> None:
+        for ticket in self._tickets:
+            ticket.reader.catch_up()
+
     def _run_out(self, error: HeadraceError) -> None:
         self._say([self.tally.failure(choice, error) for choice in self.log.open_choices()])
 
@@ -193,6 +205,9 @@ def _ending(parser: Parser | None, end: Finished | Failed) -> Sequence[Event]:
     return [*rest, replace(end, reason=reason, usage=usage)]
 
 
+_NOTHING = Usage(0, 0, 0)
+
+
 class Tally:
     """What one generation cost so far, and when its tokens came here."""
 
@@ -201,13 +216,15 @@ class Tally:
         """On the clock of `time.perf_counter`."""
         self.gaps_s = array("d")
         """Seconds between the tokens of each choice."""
-        self.usages = [Usage(0, 0, 0)] * num_choices
+        self.usages = [_NOTHING] * num_choices
         self.timings = [Timings(0.0, 0.0, 0.0)] * num_choices
         self.reasons: list[str] = [""] * num_choices
+        self._begun: set[int] = set()
         self._heard_at: dict[int, float] = {}
         self._num_heard = [0] * num_choices
 
     def began(self, event: Started) -> None:
+        self._begun.add(event.choice)
         self.usages[event.choice] = Usage(event.num_prompt_tokens, event.num_cached_tokens, 0)
 
     def heard(self, delta: Delta, now: float) -> None:
@@ -221,7 +238,9 @@ class Tally:
         self._num_heard[choice] = delta.start + len(delta.token_ids)
 
     def ended(self, event: Finished | Failed) -> None:
-        self.usages[event.choice] = event.usage
+        usage, has_begun = event.usage, event.choice in self._begun
+        # A prompt for which no step ever computed was not used.
+        self.usages[event.choice] = usage if has_begun else _NOTHING
         self.timings[event.choice] = event.timings
         self.reasons[event.choice] = event.reason if isinstance(event, Finished) else "error"
 
@@ -234,7 +253,7 @@ class Tally:
 class _Ear:
     """The engine's reader of one prompt's choices.
 
-    With a bypass, deltas may have been read when they come here: the loop hears of them now and
+    With a bypass, deltas may have been taken when they come here: the loop hears of them now and
     then, for the log. What was handed over the usual way closes the bypass, so that nothing
     overtakes it; in the log, all events stand in the order in which they were said.
     """
@@ -245,7 +264,7 @@ class _Ear:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._bypass: Bypass | None = None
-        self._early: list[tuple[Sequence[Event], float]] = []
+        self._early: list[tuple[Sequence[Event], float, Bypass]] = []
         self._is_busy = False
         """The loop was woken for many readers the last time: a bypass would not be used."""
         self._num_on_their_way = 0
@@ -261,31 +280,33 @@ class _Ear:
 
     def open_bypass(self, bypass: Bypass) -> bool:
         with self._lock:
-            if self._num_on_their_way or self._is_busy:
+            if self._num_on_their_way or self._is_busy or self._bypass is not None:
                 return False
             self._bypass = bypass
             return True
 
-    def close_bypass(self) -> None:
+    def close_bypass(self, bypass: Bypass) -> None:
         with self._lock:
-            self._bypass = None
+            if self._bypass is bypass:
+                self._bypass = None
 
     def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
         with self._lock:
             self._is_busy = is_busy
             bypass, now = self._bypass, time.perf_counter()
-            if bypass is None or is_busy or not _are_deltas(events) or not bypass(events):
+            if bypass is None or is_busy or not _are_deltas(events) or not bypass.take(events):
                 self._bypass = None
                 self._num_on_their_way += 1
                 return False
-            self._early.append((events, now))
+            self._early.append((events, now, bypass))
             is_late = now - self._early[0][1] > _LATEST_S
         if is_late:
-            self._loop.call_soon_threadsafe(self._catch_up)
+            with suppress(RuntimeError):  # the loop is closed: nobody asks any more
+                self._loop.call_soon_threadsafe(self.catch_up)
         return True
 
     def receive(self, events: Sequence[Event]) -> None:
-        self._catch_up()
+        self.catch_up()
         with self._lock:
             self._num_on_their_way -= 1
         first = self._first_choice
@@ -293,12 +314,12 @@ class _Ear:
             events = [replace(event, choice=event.choice + first) for event in events]
         self._pump.hear(events, time.perf_counter())
 
-    def _catch_up(self) -> None:
-        """Hear of what was read early."""
+    def catch_up(self) -> None:
+        """Let the pump hear of what was taken early."""
         with self._lock:
             early, self._early = self._early, []
-        for events, at in early:
-            self._pump.hear(events, at, is_read=True)
+        for events, at, bypass in early:
+            self._pump.hear(events, at, taken_by=bypass)
 
 
 def _are_deltas(events: Sequence[Event]) -> bool:
