@@ -10,7 +10,10 @@
     ├── NotFound                404
     │   ├── ModelNotFound            no model of that name is here or in the catalogue
     │   ├── UnknownURL               no such path, or another method
-    │   └── EndpointNotOffered       Groq has it, headrace does not
+    │   ├── EndpointNotOffered       Groq has it, headrace does not
+    │   └── StreamNotFound           no stream of that id, or somebody else's
+    ├── StreamGone              410  there was one, and it is not kept any more
+    ├── IdempotencyConflict     422  the same Idempotency-Key with another body
     ├── BodyTooLarge            413  the body is longer than the server reads
     ├── RateLimited             429  a limit of this key is used up; says when to come again
     │   └── RequestTooLarge     413  more tokens than the limit could ever allow
@@ -108,6 +111,22 @@ class UnknownURL(NotFound):
 
 class EndpointNotOffered(NotFound):
     code = "endpoint_not_offered"
+
+
+class StreamNotFound(NotFound):
+    code = "stream_not_found"
+
+
+class StreamGone(HeadraceError):
+    status = 410
+    wire_type = "invalid_request_error"
+    code = "stream_gone"
+
+
+class IdempotencyConflict(HeadraceError):
+    status = 422
+    wire_type = "invalid_request_error"
+    code = "idempotency_conflict"
 
 
 class BodyTooLarge(HeadraceError):

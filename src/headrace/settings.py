@@ -219,6 +219,7 @@ _MODELS = "Models"
 _ANSWERS = "Answers"
 _ACCESS = "Access"
 _QUEUE = "Queue and time"
+_STREAMS = "Streams that are kept"
 _BODIES = "Bodies"
 _LOGS = "Logs"
 _FAKE = "Fake engine"
@@ -396,6 +397,34 @@ class ServerSettings:
         600.0,
         _or("never", _seconds()),
         "How long a whole answer may take.",
+    )
+
+    stream_ttl_s: float = _setting(
+        _STREAMS,
+        600.0,
+        _seconds(),
+        "How long a resumable stream is kept after its end; then its readers get 410.",
+        "--stream-ttl",
+    )
+    orphan_timeout_s: float = _setting(
+        _STREAMS,
+        60.0,
+        _seconds(),
+        "How long a resumable stream goes on while nobody reads it; then it is stopped.",
+        "--orphan-timeout",
+    )
+    heartbeat_s: float = _setting(
+        _STREAMS,
+        15.0,
+        _seconds(),
+        "How often a silent resumable stream says that it lives.",
+        "--heartbeat",
+    )
+    max_streams: int = _setting(
+        _STREAMS,
+        10_000,
+        _whole(1),
+        "Resumable streams kept at the same time; the ones that ended first make room.",
     )
 
     max_body_bytes: int = _setting(

@@ -15,7 +15,7 @@ from headrace.model.answer.formats import GENERIC, HERMES, LLAMA, MISTRAL, THINK
 from headrace.model.answer.json_scan import JSONScan
 from headrace.model.answer.parts import Broken, Call, Part, held_from, joined
 from headrace.model.answer.thoughts import ThoughtReader
-from support.answers import SAMPLES, Sample
+from support.spoken_calls import SAMPLES, Sample
 
 THINK = THINK_MARKERS[0]
 

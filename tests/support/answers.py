@@ -1,132 +1,126 @@
-"""Answers of the model families, and what they mean."""
+"""Answers to write: events of any choices in any order, and what a client makes of the bytes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from typing import Any
 
-from headrace.model.answer.formats import GENERIC, HERMES, LLAMA, MISTRAL, ToolFormat
-from headrace.model.answer.parts import Broken, Call, Content, Part
+from hypothesis import strategies as st
+
+from headrace.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    Started,
+    Timings,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from headrace.wire.ask import Stamp
+from headrace.wire.sse import EventDecoder, ServerSentEvent
+
+STAMP = Stamp(
+    id="chatcmpl-1fd017fc-60b8-44eb-a736-375b8e1bc3e7",
+    request_id="req_01kh52madzem68scv0bcz3vm00",
+    created=1770770815,
+    model="llama-3.3-70b-versatile",
+    fingerprint="fp_f8b414701e",
+)
+RESPONSE_STAMP = Stamp(
+    id="resp_01k1x6w9ane6d8rfxm05cb45yk",
+    request_id="req_01kh52madzem68scv0bcz3vm00",
+    created=1754088325,
+    model="llama-3.3-70b-versatile",
+    fingerprint="fp_f8b414701e",
+)
+TIMINGS = Timings(0.041905864, 0.003940145, 2.652230333)
+END = 256
+"""The token that ends an answer."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    name: str
-    form: ToolFormat
-    text: str
-    parts: list[Part]
+class Bytes:
+    """A spelling with a token for each byte, and one that says nothing."""
+
+    def token_text(self, token: int, /) -> str:
+        return self.token_bytes(token).decode(errors="replace") if token < END else "<|end|>"
+
+    def token_bytes(self, token: int, /) -> bytes:
+        return bytes((token,)) if token < END else b""
 
 
-A = Call("a", "{}")
-B = Call("b", '{"x":1}')
+def finished(
+    choice: int = 0,
+    reason: FinishReason = "stop",
+    usage: Usage | None = None,
+    timings: Timings = TIMINGS,
+) -> Finished:
+    return Finished(choice, reason, usage or Usage(45, 0, 662), timings)
 
-SAMPLES = [
-    Sample("text alone", HERMES, "Hello, <b>you</b> \n", [Content("Hello, <b>you</b> \n")]),
-    Sample("nothing", HERMES, "", []),
-    Sample("white space", HERMES, " \n", [Content(" \n")]),
-    Sample("a beginning of a marker", HERMES, "x <tool_cal", [Content("x <tool_cal")]),
-    Sample("two beginnings", HERMES, "<<tool<tool_ca>", [Content("<<tool<tool_ca>")]),
-    Sample("one call", HERMES, '<tool_call>\n{"name": "a"}\n</tool_call>', [A]),
-    Sample(
-        "text, then two calls",
-        HERMES,
-        'Hm. \n<tool_call>{"name":"a","arguments":{}}</tool_call>\n'
-        '<tool_call>{"name":"b","arguments":{"x":1}}</tool_call>\n',
-        [Content("Hm."), A, B],
-    ),
-    Sample(
-        "text after a call",
-        HERMES,
-        '<tool_call>{"name":"a"}</tool_call>\n done.\n',
-        [A, Content("done.\n")],
-    ),
-    Sample(
-        "markers and braces inside a string",
-        HERMES,
-        '<tool_call>{"name":"a","arguments":{"s":"</tool_call>}\\"{\\\\"}}</tool_call>',
-        [Call("a", '{"s":"</tool_call>}\\"{\\\\"}')],
-    ),
-    Sample(
-        "a list in the marker",
-        HERMES,
-        '<tool_call>[{"name":"a"},{"name":"b","arguments":{"x":1}}]</tool_call>',
-        [A, B],
-    ),
-    Sample("no closing marker", HERMES, '<tool_call>{"name":"a"}', [A]),
-    Sample(
-        "no closing marker between",
-        HERMES,
-        '<tool_call>{"name":"a"}\n<tool_call>{"name":"b","arguments":{"x":1}}',
-        [A, B],
-    ),
-    Sample(
-        "arguments as a JSON string",
-        HERMES,
-        '<tool_call>{"name":"b","arguments":"{\\"x\\": 1}"}</tool_call>',
-        [B],
-    ),
-    Sample(
-        "no JSON",
-        HERMES,
-        "ah <tool_call> a(x=1) </tool_call> oh",
-        [Content("ah"), Broken("<tool_call> a(x=1) </tool_call>", False), Content(" oh")],
-    ),
-    Sample(
-        "no JSON, no end",
-        HERMES,
-        "<tool_call>a(x=1)",
-        [Broken("<tool_call>a(x=1)", True)],
-    ),
-    Sample("cut", HERMES, '<tool_call>{"name":"a', [Broken('<tool_call>{"name":"a', True)]),
-    Sample("cut at once", HERMES, "<tool_call>\n", [Broken("<tool_call>\n", True)]),
-    Sample(
-        "no name",
-        HERMES,
-        '<tool_call>{"nome":"a"}</tool_call>',
-        [Broken('<tool_call>{"nome":"a"}', False)],
-    ),
-    Sample(
-        "not a number",
-        HERMES,
-        '<tool_call>{"name":"a","arguments":{"x":NaN}}</tool_call>',
-        [Broken('<tool_call>{"name":"a","arguments":{"x":NaN}}', False)],
-    ),
-    Sample("generic", GENERIC, 'So: <tool_call>{"name":"a"}</tool_call>', [Content("So:"), A]),
-    Sample("bare", LLAMA, '{"name": "b", "parameters": {"x": 1}}', [B]),
-    Sample("bare, after white space", LLAMA, '\n {"name": "a", "parameters": {}} ', [A]),
-    Sample("python tag", LLAMA, '<|python_tag|>{"name": "b", "parameters": {"x": 1}}', [B]),
-    Sample(
-        "several bare ones",
-        LLAMA,
-        '{"name":"a","parameters":{}}; {"name":"b","parameters":{"x":1}}',
-        [A, B],
-    ),
-    Sample("bare JSON that calls nothing", LLAMA, ' {"x": [1]} ', [Content(' {"x": [1]} ')]),
-    Sample(
-        "JSON inside text",
-        LLAMA,
-        'Say {"name": "a", "parameters": {}}',
-        [Content('Say {"name": "a", "parameters": {}}')],
-    ),
-    Sample("a tag that is none", LLAMA, "<|python", [Content("<|python")]),
-    Sample("bare, cut", LLAMA, '{"name": "a', [Broken('{"name": "a', True)]),
-    Sample(
-        "Mistral's list",
-        MISTRAL,
-        '[TOOL_CALLS] [{"name": "a", "arguments": {}}, {"name": "b", "arguments": {"x": 1}}]',
-        [A, B],
-    ),
-    Sample(
-        "Mistral's list with ids",
-        MISTRAL,
-        '[TOOL_CALLS][{"name": "a", "arguments": {}, "id": "VvvODy9mT"}]',
-        [A],
-    ),
-    Sample("an empty list", MISTRAL, "[TOOL_CALLS][]", [Broken("[TOOL_CALLS][]", False)]),
-    Sample("brackets", MISTRAL, "see [TOOL] and [1]", [Content("see [TOOL] and [1]")]),
-    Sample(
-        "letters beyond ASCII",
-        HERMES,
-        'é€😀 <tool_call>{"name":"a","arguments":{"k":"ü\\u00fc\\ud83d\\ude00"}}</tool_call>',
-        [Content("é€😀"), Call("a", '{"k":"üü😀"}')],
-    ),
-]
+
+def spoken(*texts: str, choice: int = 0) -> list[Event]:
+    """A choice that says `texts`, one a token."""
+    deltas = [Delta(choice, i, (i,), text) for i, text in enumerate(texts)]
+    return [Started("r", choice, 7, 45, 0), *deltas, finished(choice)]
+
+
+_REASONS: tuple[FinishReason, ...] = ("stop", "length", "cancelled")
+
+
+@st.composite
+def choice_events(draw: st.DrawFn, choice: int = 0, *, with_logprobs: bool = False) -> list[Event]:
+    """One choice's events: thoughts, then text, then calls, any of them missing; held-back text."""
+    events: list[Event] = [Started("r", choice, 7, draw(st.integers(1, 50)), 0)]
+    thoughts = draw(st.lists(st.text(max_size=4), max_size=3))
+    texts = draw(st.lists(st.text(max_size=4), max_size=5))
+    for reasoning, text in [(t, "") for t in thoughts] + [("", t) for t in texts]:
+        tokens = tuple(draw(st.lists(st.integers(0, END), min_size=1, max_size=2)))
+        logprobs = tuple(draw(_logprob(token)) for token in tokens) if with_logprobs else ()
+        events.append(Delta(choice, len(events), tokens, text, logprobs, reasoning))
+    calls = draw(st.lists(st.text(max_size=5), max_size=2))
+    events += [
+        ToolCall(choice, index, f"call{choice}{index}", "weather", arguments)
+        for index, arguments in enumerate(calls)
+    ]
+    reason: FinishReason = "tool_calls" if calls else draw(st.sampled_from(_REASONS))
+    usage = Usage(50, draw(st.sampled_from([0, 32])), draw(st.integers(0, 99)))
+    seconds = st.floats(0, 100)
+    timings = Timings(draw(seconds), draw(seconds), draw(seconds))
+    events.append(Finished(choice, reason, usage, timings))
+    return events if draw(st.integers(0, 9)) else events[-1:]
+
+
+@st.composite
+def _logprob(draw: st.DrawFn, token: int) -> TokenLogprob:
+    value = st.floats(-100, 0) | st.just(float("-inf"))
+    top = draw(st.lists(st.tuples(st.integers(0, END), value), max_size=2))
+    return TokenLogprob(token, draw(value), tuple(top))
+
+
+@st.composite
+def interleaved(draw: st.DrawFn, parts: list[list[Event]]) -> list[Event]:
+    """All events, each part's in its own order."""
+    order = draw(st.permutations([index for index, part in enumerate(parts) for _ in part]))
+    iterators = [iter(part) for part in parts]
+    return [next(iterators[index]) for index in order]
+
+
+@st.composite
+def answers(draw: st.DrawFn, n: int = 1, *, with_logprobs: bool = False) -> list[Event]:
+    """The events of an answer of `n` choices."""
+    parts = [draw(choice_events(choice, with_logprobs=with_logprobs)) for choice in range(n)]
+    return draw(interleaved(parts))
+
+
+def heard(data: bytes) -> list[ServerSentEvent]:
+    """Everything that a client hears."""
+    return EventDecoder().feed(data)
+
+
+def values(data: bytes) -> list[Any]:
+    """The JSON of each event before `[DONE]`, which must be the end where it is there."""
+    events = [event.data for event in heard(data)]
+    if "[DONE]" in events:
+        assert events.pop() == "[DONE]"
+    return [json.loads(event) for event in events]

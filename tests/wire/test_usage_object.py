@@ -107,10 +107,7 @@ def test_usage_of_responses() -> None:
 
 
 def test_thoughts_are_counted_where_they_are_known() -> None:
-    class Counted(Usage):
-        num_reasoning_tokens = 7
-
-    thought = end(Counted(1, 0, 9), Timings(0, 1, 1))
+    thought = end(Usage(1, 0, 9, num_reasoning_tokens=7), Timings(0, 1, 1))
     assert usage_object([[thought]])["completion_tokens_details"] == {"reasoning_tokens": 7}
     assert responses_usage(thought)["output_tokens_details"] == {"reasoning_tokens": 7}
 

@@ -143,7 +143,7 @@ class Engine:
         isa: str | None = None,
         config: EngineConfig | None = None,
     ) -> Self:
-        """Backlog a model by its name or its `.gguf` file; None is the default model. One that is
+        """Load a model by its name or its `.gguf` file; None is the default model. One that is
         known but not here yet is fetched first.
 
         `threads` and `isa` None: what suits this machine. Raises `ModelNotFound`, `ModelError`,

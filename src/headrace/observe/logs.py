@@ -159,9 +159,11 @@ def tokens_per_second(fact: RequestEnded) -> float | None:
 
 
 def _level(fact: RequestEnded) -> int:
+    if fact.endpoint in QUIET_ENDPOINTS and fact.status in (200, 503):
+        return logging.DEBUG
     if fact.status >= 500:
         return logging.WARNING if fact.status == 503 else logging.ERROR
-    return logging.DEBUG if fact.endpoint in QUIET_ENDPOINTS else logging.INFO
+    return logging.INFO
 
 
 def _ms(seconds: float | None) -> float | None:

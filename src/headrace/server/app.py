@@ -24,6 +24,7 @@ from headrace.server.respond import ReadForm, respond
 from headrace.server.responses import ResponsesForm
 from headrace.server.serving import Serving
 from headrace.server.status import Status
+from headrace.server.streams import StreamHandlers
 from headrace.wire.model_cards import model_card, model_list
 from headrace.wire.openapi import openapi
 
@@ -56,11 +57,16 @@ def create_app(serving: Serving) -> ASGIApp:
 
 
 def _routes(serving: Serving) -> list[Route]:
+    streams = StreamHandlers(serving)
     status = Status(serving, lambda: openapi(serving.body_limits))
     api: list[tuple[str, str, Handler]] = [
         ("POST", "/chat/completions", _asking(serving, ChatForm)),
         ("POST", "/completions", _asking(serving, CompletionForm)),
         ("POST", "/responses", _asking(serving, ResponsesForm)),
+        ("GET", "/streams/{id}", streams.attach),
+        ("DELETE", "/streams/{id}", streams.stop),
+        ("POST", "/streams/{id}/cancel", streams.stop),
+        ("GET", "/streams/{id}/events", streams.poll),
         ("GET", "/models", _models(serving)),
         ("GET", "/models/{id:path}", _model(serving)),
     ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from headrace.engine.engine import Engine, Prepared
 from headrace.engine.request import Request
 from headrace.errors import ContextLengthExceeded, FlexCapacityExceeded, InvalidRequest
+from headrace.events import Usage
 from headrace.model.answer import AnswerPlan, AnswerStyle
 from headrace.server.exchange import Exchange
 from headrace.server.limits import Permit
@@ -61,39 +62,45 @@ async def start(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Pu
             question.max_tokens,
             ask.service_tier,
         )
+        exchange.pump = _begin(serving, exchange, question, permit)
+        return exchange.pump
     finally:
+        # When the permit is as it will be: a request that the engine refused gave it back.
         exchange.headers += serving.limit_headers(exchange.tenant, ask.model)
-    try:
-        if ask.service_tier == "flex":
-            _check_room(question.served.engine)
-        return _begin(serving, exchange, question, permit)
-    except BaseException:
-        permit.cancel()
-        raise
 
 
 def _begin(serving: Serving, exchange: Exchange, question: Question, permit: Permit) -> Pump:
+    """Hand the question to its engine; what refuses it gives its permit back."""
     plans = [
         plan for plan, ask in zip(question.plans, question.asks, strict=True) for _ in range(ask.n)
     ]
-
-    def settle(pump: Pump) -> None:
-        usages = pump.tally.usages
-        permit.settle(
-            sum(u.num_prompt_tokens for u in usages[:: question.asks[0].n]),
-            sum(u.num_cached_tokens for u in usages[:: question.asks[0].n]),
-            sum(u.num_completion_tokens for u in usages),
-        )
-
     pump = Pump(
         question.num_choices,
         parser=lambda choice: plans[choice].parser(choice, exchange.id),
         patience=serving.patience,
-        on_end=settle,
+        on_end=lambda pump: _settle(permit, pump.tally.usages, question.asks[0].n),
     )
-    pump.submit(question.served.engine, question.prepared)
-    exchange.pump = pump
+    try:
+        if question.asks[0].service_tier == "flex":
+            _check_room(question.served.engine)
+        pump.submit(question.served.engine, question.prepared)
+    except BaseException:
+        permit.cancel()
+        raise
     return pump
+
+
+def _settle(permit: Permit, usages: Sequence[Usage], n: int) -> None:
+    """A prompt counts once for all of its `n` choices: as for the one that computed most of it."""
+    prompts = [
+        max(usages[first : first + n], key=lambda u: u.num_prompt_tokens - u.num_cached_tokens)
+        for first in range(0, len(usages), n)
+    ]
+    permit.settle(
+        sum(usage.num_prompt_tokens for usage in prompts),
+        sum(usage.num_cached_tokens for usage in prompts),
+        sum(usage.num_completion_tokens for usage in usages),
+    )
 
 
 async def _prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Question:
@@ -166,7 +173,7 @@ def _check_fit(ask: Ask, prepared: Prepared, context_length: int) -> None:
     if num_tokens > context_length:
         raise ContextLengthExceeded(
             "Please reduce the length of the messages or completion. The prompt has "
-            f"{len(prepared.prompt)} tokens and the completion may have {ask.max_tokens}; the "
+            f"{len(prepared.prompt)} tokens and the completion may have {ask.max_tokens or 1}; the "
             f"context holds {context_length}.",
             param="messages",
         )

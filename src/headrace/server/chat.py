@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from headrace.events import Choice
-from headrace.server.express import Encoder
 from headrace.wire.answer_parts import Spelling
 from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits
 from headrace.wire.chat_answer import ChatStream, chat_answer
 from headrace.wire.chat_request import parse_chat
 from headrace.wire.ids import chat_id
+from headrace.wire.numbered import Encoder
 
 
 class ChatForm:

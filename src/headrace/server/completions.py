@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from headrace.events import Choice, Delta, Event, Started
-from headrace.server.express import Encoder
 from headrace.wire.answer_parts import Spelling
 from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits
 from headrace.wire.completion_answer import CompletionStream, completion_answer
 from headrace.wire.completion_request import parse_completion
 from headrace.wire.ids import completion_id
+from headrace.wire.numbered import Encoder
 
 
 class CompletionForm:

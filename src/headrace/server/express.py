@@ -16,24 +16,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.types import Scope
 
 from headrace.events import Event
+from headrace.wire.numbered import Encoder
 
 EXTENSION = "headrace.transport"
 """Where `run.py` puts a connection's transport into the scope."""
-
-
-class Encoder(Protocol):
-    """Events as frames of one of the streaming formats."""
-
-    @property
-    def is_ended(self) -> bool:
-        """The last frame has been given."""
-
-    def encode(self, event: Event) -> bytes: ...
 
 
 class Lane:

@@ -4,52 +4,39 @@ In: a request. Out: a response, whose body is a view of the log. Thread: the eve
 Next: `asking.py`, then `sse.py`.
 
 Each endpoint is a `Form`: how its body is read and how its answers are written. Everything else,
-from the key to the last byte, is here once.
+from the key to the last byte, is here once. A plain answer ends when its client leaves; one that
+was asked for as resumable, or under an `Idempotency-Key`, is kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from headrace.events import Choice, Failed, fold
-from headrace.server import sse
+from headrace.events import Failed, fold
+from headrace.server import idempotency, sse
 from headrace.server.asking import start
 from headrace.server.body import read_body
 from headrace.server.exchange import Exchange, exchange_of
-from headrace.server.express import Encoder
 from headrace.server.negotiation import wants_stream
 from headrace.server.serving import Serving
+from headrace.server.streams import KeptWriter, stream_headers
+from headrace.server.telling import Form, Telling
+from headrace.streams.kept import Kept
 from headrace.streams.pump import Pump
-from headrace.wire.answer_parts import Spelling
-from headrace.wire.ask import JSON, Ask, Stamp
+from headrace.wire.ask import JSON, Stamp
 from headrace.wire.body import BodyLimits, parse_body
+from headrace.wire.ids import stream_id
 
 _LONGEST_HEADER = 2048
 """Clients choke on longer ones."""
 
-
-class Form(Protocol):
-    """One endpoint's way to be asked and to answer: made from a body."""
-
-    @property
-    def asks(self) -> Sequence[Ask]: ...
-
-    def new_id(self) -> str: ...
-
-    def stream(self, stamp: Stamp, seed: int, spelling: Spelling | None) -> Encoder: ...
-
-    def whole(
-        self, stamp: Stamp, seed: int, choices: Sequence[Choice], spelling: Spelling | None
-    ) -> bytes: ...
-
-
-ReadForm = Callable[[Mapping[str, JSON], BodyLimits, bool], Form]
+ReadForm: TypeAlias = Callable[[Mapping[str, JSON], BodyLimits, bool], Form]
 """Body, limits, strict: raises `InvalidRequest`."""
 
 
@@ -66,13 +53,18 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
         ask, request.headers.get("accept", ""), by_default=settings.stream_by_default
     )
     if ask.ignored:
-        ignored = _header(", ".join(ask.ignored))[:_LONGEST_HEADER]
+        ignored = header_value(", ".join(ask.ignored))[:_LONGEST_HEADER]
         exchange.headers.append((b"x-headrace-ignored", ignored))
-    return Answer(serving, exchange, form)
+    key = request.headers.get(idempotency.HEADER)
+    is_resumable = ask.resumable or request.headers.get("x-headrace-resumable") in ("1", "true")
+    if key is None and not (is_resumable and exchange.is_streamed):
+        return Answer(serving, exchange, form)
+    question = exchange.endpoint.encode() + b"\n" + raw
+    return KeptAnswer(serving, exchange, form, key, question, is_numbered=is_resumable)
 
 
 class Answer:
-    """A response: asks the engine when it is called."""
+    """A response: asks the engine when it is called, for as long as its client stays."""
 
     def __init__(self, serving: Serving, exchange: Exchange, form: Form) -> None:
         self._serving = serving
@@ -82,34 +74,33 @@ class Answer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._serving.open():
             pump = await start(self._serving, self._exchange, self._form.asks)
-            leaving = asyncio.create_task(self._watch(receive, pump))
+            leaving = asyncio.create_task(self._watch(receive, pump.cancel))
             try:
-                await self._write(pump, scope, send)
+                await self._write(pump, self._telling(pump), scope, send, may_bypass=True)
             finally:
                 leaving.cancel()
                 # Whatever went wrong here, nothing is generated for nobody.
                 pump.cancel()
 
-    async def _watch(self, receive: Receive, pump: Pump) -> None:
+    async def _watch(self, receive: Receive, on_leave: Callable[[], None]) -> None:
         await sse.left(receive)
         self._exchange.has_left = True
-        pump.cancel()
+        on_leave()
 
-    async def _write(self, pump: Pump, scope: Scope, send: Send) -> None:
+    async def _write(
+        self, pump: Pump, telling: Telling, scope: Scope, send: Send, *, may_bypass: bool
+    ) -> None:
         first = await pump.log.view().take()
         if isinstance(first[0], Failed):
             # Nothing was sent yet, so the error still has a status.
             raise first[0].error
-        served_by = self._exchange.served_by or ""
-        headers = [(b"x-headrace-model", _header(served_by))]
-        stamp, spelling = self._stamp(), self._spelling()
-        if self._exchange.is_streamed:
-            encoder = self._form.stream(stamp, pump.seed, spelling)
-            await sse.EventWriter(pump, encoder, scope, send).write(headers)
+        headers = [self._served_by()]
+        if telling.is_streamed:
+            writer = sse.EventWriter(pump, telling.encoder(), scope, send, may_bypass=may_bypass)
+            await writer.write(headers)
             return
         await pump.log.ended()
-        choices = fold(pump.log)
-        body = self._form.whole(stamp, pump.seed, choices, spelling)
+        body = telling.whole(fold(pump.log))
         headers += [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
@@ -117,25 +108,106 @@ class Answer:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _stamp(self) -> Stamp:
+    def _served_by(self) -> tuple[bytes, bytes]:
+        return b"x-headrace-model", header_value(self._exchange.served_by or "")
+
+    def _telling(self, pump: Pump) -> Telling:
         ask = self._form.asks[0]
-        return Stamp(
+        served = self._serving.registry.resolve(ask.model)
+        stamp = Stamp(
             id=self._form.new_id(),
             request_id=self._exchange.id,
             created=int(time.time()),
             model=ask.model,
-            fingerprint=self._serving.registry.resolve(ask.model).fingerprint,
+            fingerprint=served.fingerprint,
             # `auto` is what a client asks for, never what it gets.
             service_tier="on_demand" if ask.service_tier == "auto" else ask.service_tier,
         )
-
-    def _spelling(self) -> Spelling | None:
-        ask = self._form.asks[0]
-        if not ask.logprobs:
-            return None
-        return self._serving.registry.resolve(ask.model).engine.tokenizer
+        spelling = served.engine.tokenizer if ask.logprobs else None
+        return Telling(self._form, stamp, pump.seed, spelling, self._exchange.is_streamed)
 
 
-def _header(text: str) -> bytes:
+class KeptAnswer(Answer):
+    """A response whose answer goes on when the client leaves, for those who come back."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        exchange: Exchange,
+        form: Form,
+        key: str | None,
+        question: bytes,
+        *,
+        is_numbered: bool,
+    ) -> None:
+        """`is_numbered`: frames carry numbers to come back by."""
+        super().__init__(serving, exchange, form)
+        self._key = key
+        self._question = question
+        self._is_numbered = is_numbered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._serving.open():
+            kept = await self._kept()
+            headers = [self._served_by(), *stream_headers(self._serving, kept)]
+            if self._is_numbered and kept.form.is_streamed:
+                writer = KeptWriter(kept, after=0, heartbeat_s=self._serving.settings.heartbeat_s)
+                await writer.write(receive, send, headers)
+                return
+            self._exchange.headers += stream_headers(self._serving, kept)
+            with kept.reading():
+                await self._write_while_there(kept, scope, receive, send)
+
+    async def _write_while_there(
+        self, kept: Kept[Telling], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Leaving ends the reading, not the stream."""
+        writing = asyncio.ensure_future(
+            self._write(kept.pump, kept.form, scope, send, may_bypass=False)
+        )
+
+        def stop_writing() -> None:
+            writing.cancel()
+
+        leaving = asyncio.create_task(self._watch(receive, stop_writing))
+        try:
+            await writing
+        except asyncio.CancelledError:
+            if not self._exchange.has_left:
+                raise
+        finally:
+            leaving.cancel()
+            writing.cancel()
+
+    async def _kept(self) -> Kept[Telling]:
+        """The stream that answers: a new one, or the one that answers this key already."""
+        tenant, key = self._exchange.tenant, self._key
+        if key is None:
+            return await self._begin()
+        claims = self._serving.idempotency
+        found = await claims.attach(tenant, key, self._question)
+        if found is not None:
+            self._exchange.served_by = found.served_by
+            return found
+        try:
+            kept = await self._begin()
+        except BaseException:
+            claims.give_up(tenant, key)
+            raise
+        claims.settle(tenant, key, kept)
+        return kept
+
+    async def _begin(self) -> Kept[Telling]:
+        pump = await start(self._serving, self._exchange, self._form.asks)
+        return self._serving.keep(
+            stream_id(),
+            self._exchange.tenant,
+            pump,
+            self._telling(pump),
+            served_by=self._exchange.served_by or "",
+        )
+
+
+def header_value(text: str) -> bytes:
     """Printable ASCII, whatever the text."""
     return text.encode("ascii", "backslashreplace").replace(b"\n", b" ").replace(b"\r", b" ")

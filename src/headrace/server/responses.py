@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from headrace.events import Choice
-from headrace.server.express import Encoder
 from headrace.wire.answer_parts import Spelling
 from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits
 from headrace.wire.ids import response_id
+from headrace.wire.numbered import Encoder
 from headrace.wire.responses_answer import ResponsesStream, responses_answer
 from headrace.wire.responses_request import parse_responses
 

@@ -15,11 +15,16 @@ from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
 from headrace.observe.observer import LimitHit, Observer, Observers
 from headrace.server.access import Access
+from headrace.server.idempotency import Idempotency
 from headrace.server.keys import KeyStore
 from headrace.server.limits import Limiter, LimitTable, Permit
 from headrace.server.models import ModelRegistry, model_names
+from headrace.server.telling import Telling
+from headrace.server.tokens import StreamTokens
 from headrace.settings import ServerSettings
+from headrace.streams.kept import Kept, KeptConfig, KeptStreams
 from headrace.streams.patience import Patience
+from headrace.streams.pump import Pump
 from headrace.wire.body import BodyLimits
 
 
@@ -58,6 +63,15 @@ class Serving:
         )
         self.observer: Observer = Observers((self._metrics, RequestLog(), *observers))
         self._limiter = Limiter(LimitTable.parse(settings.limits))
+        self.streams: KeptStreams[Telling] = KeptStreams(
+            KeptConfig(
+                ttl_s=settings.stream_ttl_s,
+                orphan_s=settings.orphan_timeout_s,
+                max_streams=settings.max_streams,
+            )
+        )
+        self.idempotency = Idempotency(self.streams)
+        self.tokens = StreamTokens()
         self.num_open = 0
         """Questions that are being answered."""
         self.is_draining = False
@@ -101,6 +115,18 @@ class Serving:
             yield
         finally:
             self.num_open -= 1
+
+    def keep(
+        self, stream_id: str, tenant: str, pump: Pump, telling: Telling, *, served_by: str
+    ) -> Kept[Telling]:
+        """Keep a stream; until it is over, a server that drains waits for it."""
+        kept = self.streams.keep(stream_id, tenant, pump, telling, served_by=served_by)
+        self.num_open += 1
+        pump.when_over(self._one_less)
+        return kept
+
+    def _one_less(self) -> None:
+        self.num_open -= 1
 
     async def admit(
         self,

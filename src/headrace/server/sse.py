@@ -13,8 +13,9 @@ import asyncio
 from starlette.types import Receive, Scope, Send
 
 from headrace.events import Event
-from headrace.server.express import Encoder, Lane
+from headrace.server.express import Lane
 from headrace.streams.pump import Pump
+from headrace.wire.numbered import Encoder
 
 HEADERS = [
     (b"content-type", b"text/event-stream"),
@@ -33,12 +34,15 @@ async def left(receive: Receive) -> None:
 class EventWriter:
     """One response: everything that a pump's log says, from its first event to its end."""
 
-    def __init__(self, pump: Pump, encoder: Encoder, scope: Scope, send: Send) -> None:
+    def __init__(
+        self, pump: Pump, encoder: Encoder, scope: Scope, send: Send, *, may_bypass: bool = True
+    ) -> None:
+        """`may_bypass`: nobody else reads this log."""
         self._pump = pump
         self._encoder = encoder
         self._send = send
         self._view = pump.log.view()
-        self._lane = Lane.of(scope, encoder) if pump.can_be_bypassed else None
+        self._lane = Lane.of(scope, encoder) if may_bypass and pump.can_be_bypassed else None
 
     async def write(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The whole response, with `headers` beside its own."""

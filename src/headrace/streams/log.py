@@ -112,6 +112,12 @@ class View:
         while not self.has_more and not self._log.is_over:
             await self._log.arrival()
 
+    def each(self) -> list[Event]:
+        """What has come and was not taken, as it was said. Does not wait."""
+        events = self._log.since(self.position)
+        self.position += len(events)
+        return events
+
     async def take(self) -> list[Event]:
         """At least one event, deltas merged; an empty list at the end."""
         await self.wait()

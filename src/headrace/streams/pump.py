@@ -88,7 +88,7 @@ class Pump:
         self.tally = Tally(num_choices)
         self.seed = 0
         self._parsers = [parser(choice) for choice in range(num_choices)]
-        self._on_end = on_end
+        self._when_over: list[Callable[[], None]] = [lambda: on_end(self)]
         self._tickets: list[Ticket[_Ear]] = []
         self._watchdog = Watchdog(patience, self._catch_up, self._run_out)
 
@@ -125,6 +125,13 @@ class Pump:
         """When this returns, `bypass` is not running and will not be called."""
         for ticket in self._tickets:
             ticket.reader.close_bypass(bypass)
+
+    def when_over(self, hear_of_it: Callable[[], None]) -> None:
+        """Call `hear_of_it` when all choices have ended; at once where they have."""
+        if self.log.is_over:
+            hear_of_it()
+        else:
+            self._when_over.append(hear_of_it)
 
     def cancel(self) -> None:
         """Stop within a step: nobody wants the rest. Each choice still says its end."""
@@ -183,7 +190,8 @@ class Pump:
         if self.log.is_over:
             self._watchdog.stop()
             self.cancel()
-            self._on_end(self)
+            for hear_of_it in self._when_over:
+                hear_of_it()
 
     def _catch_up(self) -> None:
         for ticket in self._tickets:

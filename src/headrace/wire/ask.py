@@ -105,6 +105,9 @@ class Ask:
     stream: bool | None = None
     """None: the field was absent; see `server/negotiation.py`."""
     include_usage: bool = False
+    resumable: bool = False
+    """The answer is kept under an id: readers may leave and come back, and only who says so stops
+    it."""
 
     response_format: ResponseFormat = None
     tools: tuple[Tool, ...] = ()

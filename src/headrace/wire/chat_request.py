@@ -29,7 +29,7 @@ from headrace.wire.common_fields import (
     STREAMING,
     TEMPLATE_VARIABLES,
     USER,
-    wants_usage,
+    stream_options,
 )
 from headrace.wire.fields import Given, Table, field, ours, unused
 from headrace.wire.kinds import Anything, Boolean, Object, OneOf, Text, Whole
@@ -127,6 +127,7 @@ def parse_chat(body: Mapping[str, JSON], limits: BodyLimits, *, strict: bool = F
     tools, tool_choice = _tools(given, reading)
     response_format: ResponseFormat = given.get("response_format")
     messages, continues = _messages(given, reading)
+    options = stream_options(given)
     if strict:
         _check_strictly(given, messages)
     settings |= _logprobs(given, reading)
@@ -134,7 +135,8 @@ def parse_chat(body: Mapping[str, JSON], limits: BodyLimits, *, strict: bool = F
     return Ask(
         messages=messages,
         continues=continues,
-        include_usage=wants_usage(given),
+        include_usage=options["include_usage"],
+        resumable=options["resumable"],
         response_format=response_format,
         tools=tools,
         tool_choice=tool_choice,

@@ -56,7 +56,10 @@ STOP = Then(
     ),
     _stops,
 )
-STREAM_OPTIONS = Table(field("include_usage", Boolean()))
+STREAM_OPTIONS = Table(
+    field("include_usage", Boolean(), note="One more chunk with the usage alone."),
+    ours("resumable", Boolean(), note="Keep the stream, so that readers may leave and come back."),
+)
 
 MODEL = field(
     "model",
@@ -109,7 +112,7 @@ TEMPLATE_VARIABLES = ours(
 )
 
 
-def wants_usage(given: Given) -> bool:
-    """`stream_options.include_usage`."""
+def stream_options(given: Given) -> dict[str, bool]:
+    """What of `stream_options` goes into an `Ask`."""
     options: dict[str, Any] = given.get("stream_options", {})
-    return bool(options.get("include_usage", False))
+    return {name: bool(options.get(name, False)) for name in ("include_usage", "resumable")}

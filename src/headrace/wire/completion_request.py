@@ -21,7 +21,7 @@ from headrace.wire.common_fields import (
     SAMPLING,
     STREAMING,
     USER,
-    wants_usage,
+    stream_options,
 )
 from headrace.wire.fields import Table, field, refused
 from headrace.wire.kinds import Boolean, ByType, Kind, Many, Text, Whole
@@ -113,9 +113,8 @@ def parse_completion(
         raise InvalidRequest("`echo` needs a `prompt` of text, not of token ids", param="echo")
     if "logprobs" in given:
         settings |= {"logprobs": True, "top_logprobs": given["logprobs"]}
-    settings |= {
-        "include_usage": wants_usage(given), "tool_choice": "none", "ignored": reading.ignored
-    }  # fmt: skip
+    settings |= stream_options(given)
+    settings |= {"tool_choice": "none", "ignored": reading.ignored}
     asks = tuple(Ask(**_start(prompt), **settings) for prompt in prompts)
     return CompletionAsk(asks, given.get("echo", False))
 

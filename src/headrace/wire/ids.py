@@ -65,6 +65,11 @@ def ulid(at_ns: int | None = None) -> str:
     return _in_base(at_ms << 80 | us << 70 | random, _CROCKFORD, 26)
 
 
+def stream_id() -> str:
+    """`stream_…`: names a kept stream, for those who come back to it."""
+    return f"stream_{ulid()}"
+
+
 def _in_base(number: int, alphabet: str, num_digits: int) -> str:
     digits = []
     for _ in range(num_digits):

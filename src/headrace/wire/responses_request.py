@@ -24,7 +24,7 @@ from headrace.wire.common_fields import (
     TEMPLATE_VARIABLES,
     TOP_P,
     USER,
-    wants_usage,
+    stream_options,
 )
 from headrace.wire.fields import Given, Table, Variants, field, refused, unused
 from headrace.wire.kinds import Boolean, ByType, Many, MapOf, OneOf, Text, Whole
@@ -186,10 +186,12 @@ def parse_responses(
     settings["logprobs"] = _logprobs(given, reading)
     if "service_tier" in given:
         settings["service_tier"] = _TIERS[given["service_tier"]]
+    options = stream_options(given)
     ask = Ask(
         messages=messages,
         continues=is_unfinished(messages[-1]),
-        include_usage=wants_usage(given),
+        include_usage=options["include_usage"],
+        resumable=options["resumable"],
         response_format=given.get("text", {}).get("format"),
         tools=tools,
         tool_choice=choice,

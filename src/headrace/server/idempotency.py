@@ -1,0 +1,72 @@
+"""The same `Idempotency-Key` again is the same question: its answer is attached to, not made anew.
+
+In: a tenant, its key, and what it asks. Out: the stream that answers, or leave to make it.
+Thread: the event loop. Next: `respond.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from headrace.errors import IdempotencyConflict, InvalidRequest
+from headrace.server.telling import Telling
+from headrace.streams.kept import Kept, KeptStreams
+
+HEADER = "idempotency-key"
+_LONGEST_KEY = 255
+
+
+@dataclass(slots=True)
+class Claim:
+    """One key's question. Who makes it answers it, or gives it up."""
+
+    digest: bytes
+    kept: asyncio.Future[Kept[Telling] | None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    """None: whoever claimed it was refused."""
+
+
+class Idempotency:
+    """The keys in use: as long as their streams are kept."""
+
+    def __init__(self, streams: KeptStreams[Telling]) -> None:
+        self._claims: dict[tuple[str, str], Claim] = {}
+        self._by_stream: dict[str, tuple[str, str]] = {}
+        streams.when_gone(self._forget)
+
+    async def attach(self, tenant: str, key: str, question: bytes) -> Kept[Telling] | None:
+        """The stream that answers `question` already; None where the caller is to answer it, and
+        then to `settle` or `give_up`. Raises `IdempotencyConflict` where the key asked something
+        else before."""
+        if not 0 < len(key) <= _LONGEST_KEY:
+            raise InvalidRequest(
+                f"`Idempotency-Key` must have 1 to {_LONGEST_KEY} characters", param=HEADER
+            )
+        digest = sha256(question).digest()
+        while (claim := self._claims.get((tenant, key))) is not None:
+            if claim.digest != digest:
+                raise IdempotencyConflict(
+                    "this `Idempotency-Key` was used with another body; use a new key for it"
+                )
+            kept = await asyncio.shield(claim.kept)
+            if kept is not None:
+                return kept
+        self._claims[tenant, key] = Claim(digest)
+        return None
+
+    def settle(self, tenant: str, key: str, kept: Kept[Telling]) -> None:
+        """The claim is answered by `kept`."""
+        self._by_stream[kept.id] = (tenant, key)
+        self._claims[tenant, key].kept.set_result(kept)
+
+    def give_up(self, tenant: str, key: str) -> None:
+        """Whoever claimed it was refused; the next one may try."""
+        self._claims.pop((tenant, key)).kept.set_result(None)
+
+    def _forget(self, stream_id: str) -> None:
+        claimed = self._by_stream.pop(stream_id, None)
+        if claimed is not None:
+            self._claims.pop(claimed, None)
