@@ -91,6 +91,7 @@ class Door:
 
     async def turn(self, num_steps: int = 1) -> None:
         """Let the engine make so many steps, and the loop hear of each."""
+        await settle()
         for _ in range(num_steps):
             self._step()
             await settle()
