@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from headrace.server.keys import KeyStore
 from support.clients import CLIENTS
 from support.node import Node, install
 from support.servers import Server, running_server
 
-LIMITS = """
-[models.generous]
-rpm = 1000
-rpd = 14400
-tpm = 30000
-tpd = 500000
-
-[models.metered]
-rpm = 100
-
-[models.metered-too]
-rpm = 100
-
-[models.tiny]
-tpm = 10
-"""
+LIMITS = {
+    "generous": {"rpm": 1000, "rpd": 14_400, "tpm": 30_000, "tpd": 500_000},
+    # One a second, once 60 came at once.
+    **{f"metered-for-{name}": {"rpm": 60} for name in ("groq", "openai", "groq-js", "openai-js")},
+    "tiny": {"tpm": 10},
+}
 
 
 @pytest.fixture(scope="session")
@@ -39,16 +31,24 @@ def real(default_model_path: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A fake engine in no hurry and with room for one, whose names have limits of all kinds."""
-    limits = tmp_path_factory.mktemp("limits") / "limits.toml"
-    limits.write_text(LIMITS)
-    names = ("generous", "metered", "metered-too", "tiny", "org/with-a-slash")
-    aliases = [flag for name in names for flag in ("--alias", f"{name}=fake")]
-    settings = ("--fake-text", " ".join(map(str, range(200))), "--fake-rate", "60")
-    with running_server(
-        "--engine", "fake", *settings, "--max-running", "1", "--limits", str(limits), *aliases
-    ) as server:
+    """A fake engine that counts, 400 tokens a second, one answer at a time. Each of its names has
+    limits of its own; `fake` has none."""
+    limits = tmp_path_factory.mktemp("limits") / "limits.json"
+    limits.write_text(json.dumps({"models": LIMITS}))
+    flags = [flag for name in (*LIMITS, "org/slash") for flag in ("--alias", f"{name}=fake")]
+    flags += ["--limits", str(limits), "--max-running", "1"]
+    flags += ["--fake-text", " ".join(map(str, range(2000))), "--fake-rate", "400"]
+    with running_server("--engine", "fake", *flags) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+    """A server that wants a key, and the key."""
+    home = tmp_path_factory.mktemp("home")
+    _, secret = KeyStore(home / "keys.json").create("tester")
+    with running_server("--engine", "fake", "--fake-text", "Hello.", home=home) as server:
+        yield server, secret
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 READY_S = 60.0
 STOP_S = 15.0
+EVENTUALLY_S = 10.0
 _POLL_S = 0.02
 _URL = re.compile(rb"serves at (http://[^/\s]+)/")
 
@@ -94,6 +95,14 @@ def get(base_url: str, path: str) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    """Waits until it is so; ten seconds at most, which only what never happens needs."""
+    ends_at = time.monotonic() + EVENTUALLY_S
+    while not is_so():
+        assert time.monotonic() < ends_at, "it never came true"
+        time.sleep(_POLL_S)
 
 
 def environment(home: Path, more: Mapping[str, str]) -> dict[str, str]:
