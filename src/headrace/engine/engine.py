@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -24,10 +24,12 @@ from headrace.engine.language import Template, Tokenizer
 from headrace.engine.loop import EngineLoop, EngineStats
 from headrace.engine.mailbox import Inbox, LoopReader, Submission, ThreadReader
 from headrace.engine.memory import free_memory, num_pool_banks
+from headrace.engine.past import Past
 from headrace.engine.profile import StepProfile
 from headrace.engine.request import Request
 from headrace.engine.scheduler import Scheduler, SchedulerConfig
 from headrace.engine.stream import AnyReader, Generation, Stream, Ticket
+from headrace.errors import InvalidRequest
 from headrace.model.interface import Model, ModelSpec, TokenIds
 
 Join: TypeAlias = Callable[[], None]
@@ -72,6 +74,11 @@ class Prepared:
     """The most tokens of one choice, prompt included."""
     received_at: float
     """Seconds on the engine's clock: waiting counts from here."""
+    seed: int
+    """The request's, or one that was chosen for it."""
+    past: Past | None = None
+    """What was said before, where this goes on with a generation whose process died; see
+    `Engine.prepare_again`."""
 
 
 def in_thread(loop: EngineLoop) -> Join:
@@ -173,20 +180,36 @@ class Engine:
         received_at = self._clock()
         prompt = self._intake.prompt(request)
         max_num_tokens = self._intake.max_num_tokens(request, len(prompt))
-        return Prepared(request, prompt, max_num_tokens, received_at)
+        seed = _new_seed() if request.seed is None else request.seed
+        return Prepared(request, prompt, max_num_tokens, received_at, seed)
+
+    def prepare_again(self, before: Request, past: Past, *, max_num_tokens: int) -> Prepared:
+        """A request that was submitted in another process, and what it had said there: it says that
+        again, and goes on as it would have, token for token.
+
+        `before` gives its prompt as `token_ids`, and the seed that was used. Raises as `prepare`
+        does.
+        """
+        if before.token_ids is None or before.seed is None:
+            raise InvalidRequest(
+                "what goes on needs the prompt's `token_ids` and the `seed` of its beginning",
+                param="token_ids" if before.token_ids is None else "seed",
+            )
+        prepared = self.prepare(before)
+        return replace(prepared, max_num_tokens=max_num_tokens, past=past)
 
     def submit(self, prepared: Prepared, reader: AnyReader) -> Ticket[AnyReader]:
         """Let `reader` hear the answer. Raises `EngineOverloaded` and `EngineClosed`, and then
         keeps nothing."""
-        request = prepared.request
         submission = Submission(
             request_id=os.urandom(12).hex(),
-            request=request,
+            request=prepared.request,
             prompt=prepared.prompt,
             max_num_tokens=prepared.max_num_tokens,
-            seed=_new_seed() if request.seed is None else request.seed,
+            seed=prepared.seed,
             reader=reader,
             submitted_at=prepared.received_at,
+            past=prepared.past,
         )
         return Ticket(self._inbox, submission, reader)
 

@@ -16,6 +16,7 @@ from itertools import count
 
 from headrace.engine.language import Tokenizer
 from headrace.engine.mailbox import Cancel, Command, Inbox, Outbox, Reader, Submission, Submit
+from headrace.engine.past import Ended, Said
 from headrace.engine.profile import StepProfile, Stopwatch
 from headrace.engine.request import Request
 from headrace.engine.sampler import ChoiceSampler
@@ -24,7 +25,7 @@ from headrace.engine.sequence import Sequence
 from headrace.engine.text import TextStream
 from headrace.engine.voice import Voice
 from headrace.errors import EngineClosed, GenerationFailed, HeadraceError
-from headrace.events import Event, Failed, FinishReason, Timings, Usage
+from headrace.events import Event, Failed, Finished, FinishReason, Timings, Usage
 from headrace.model.interface import Model, Sampled, SampleRow, Span
 
 _log = logging.getLogger(__name__)
@@ -180,19 +181,43 @@ class EngineLoop:
 
     def _open(self, submission: Submission) -> None:
         """Let each choice grow a sequence; one that cannot begin fails alone."""
-        voices = self._jobs[submission.reader] = []
+        self._jobs[submission.reader] = []
         self._queued.add(submission)
-        for choice in range(submission.request.n):
+        for voice in self._begin(submission):
             try:
-                voice = self._voice(submission, choice)
                 self._scheduler.add(voice.sequence)
             except Exception as error:
-                self._refuse(submission, choice, _failure(error))
+                self._post(submission, *voice.fail(_failure(error), self._clock()))
             else:
-                voices.append(voice)
+                self._jobs[submission.reader].append(voice)
                 self._voices[voice.sequence.id] = voice
-        if not voices:
+        if not self._jobs[submission.reader]:
             self._forget(submission)
+
+    def _begin(self, submission: Submission) -> list[Voice]:
+        """The voices that have something to compute, where they stopped if they spoke before."""
+        voices: dict[int, Voice] = {}
+        for choice in range(submission.request.n):
+            try:
+                voices[choice] = self._voice(submission, choice)
+            except Exception as error:
+                self._refuse(submission, choice, _failure(error))
+        for past in submission.past or ():
+            if past.choice in voices and self._repeat(voices[past.choice], past):
+                del voices[past.choice]
+        return list(voices.values())
+
+    def _repeat(self, voice: Voice, past: Said | Ended) -> bool:
+        """Let a voice say again what it said before; True where that was its end."""
+        now = self._clock()
+        try:
+            event: Event | None = None
+            for event in voice.repeat(past, now):
+                self._post(voice.submission, event)
+            return isinstance(event, (Finished, Failed))
+        except Exception as error:
+            self._post(voice.submission, *voice.fail(_not_again(error), now))
+            return True
 
     def _voice(self, submission: Submission, choice: int) -> Voice:
         request = submission.request
@@ -231,8 +256,8 @@ class EngineLoop:
         for sequence in plan.admitted:
             voice = self._voices[sequence.id]
             started = voice.start(self._clock())
+            self._dequeue(voice.submission)
             if started is not None:
-                self._dequeue(voice.submission)
                 self._post(voice.submission, started)
 
     def _compute(self, plan: Plan) -> bool:
@@ -359,3 +384,9 @@ def _failure(error: Exception) -> HeadraceError:
         return error
     _log.error("a choice failed", exc_info=error)
     return GenerationFailed(f"internal error: {error!r}")
+
+
+def _not_again(error: Exception) -> HeadraceError:
+    """Why an answer that was cut cannot go on."""
+    reason = _failure(error).message
+    return GenerationFailed(f"this answer cannot go on where it was interrupted: {reason}")

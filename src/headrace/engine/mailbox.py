@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from headrace.engine.admission import Admission, Backlog
+from headrace.engine.past import Past
 from headrace.engine.request import Request
 from headrace.errors import EngineClosed
 from headrace.events import Event, merge_all
@@ -122,6 +123,8 @@ class Submission:
     reader: Reader
     submitted_at: float
     """Seconds on the engine's clock."""
+    past: Past | None = None
+    """What was said before, where this goes on with a generation whose process died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,8 @@ class Inbox:
         with self._changed:
             if self._closed_because is not None:
                 raise EngineClosed(self._closed_because)
-            self._admission.check(self.backlog)
+            if submission.past is None:  # others have been admitted once
+                self._admission.check(self.backlog)
             self._num_pending += 1
             self._num_queued_tokens += len(submission.prompt)
             self._commands.append(Submit(submission))

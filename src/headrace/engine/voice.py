@@ -6,9 +6,10 @@ Next: `mailbox.py`.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 
 from headrace.engine.mailbox import Submission
+from headrace.engine.past import Ended, Said
 from headrace.engine.sampler import ChoiceSampler
 from headrace.engine.sequence import Sequence
 from headrace.engine.text import TextStream
@@ -110,6 +111,29 @@ class Voice:
             return "length"
         return None
 
+    def repeat(self, past: Said | Ended, now: float) -> Iterator[Event]:
+        """Say again what was said before the process died: the same events in the same cuts, with
+        a terminal event where that was the end. Raises `HeadraceError` where it cannot be."""
+        if isinstance(past, Said):
+            yield from self._say_again(past, now)
+        elif isinstance(past.how, HeadraceError):
+            yield from self.fail(past.how, now)
+        else:
+            yield from self.finish(past.how, now)
+
+    def _say_again(self, said: Said, now: float) -> Iterator[Event]:
+        started = self.start(now)
+        if started is not None:
+            yield started
+        for sampled in _sampled_before(said, with_logprobs=self._logprobs is not None):
+            reason = self.hear(sampled, now)
+            if reason is not None:
+                yield from self.finish(reason, now)
+                return
+            delta = self.speak()
+            if delta is not None:
+                yield delta
+
     def speak(self) -> Delta | None:
         """What can be said now: text that is sure, with all tokens since the last time."""
         return self._delta() if self._unsaid_text else None
@@ -153,3 +177,18 @@ class Voice:
         started_at = now if self._started_at is None else self._started_at
         first_at = now if self._first_token_at is None else self._first_token_at
         return Timings(started_at - submitted_at, first_at - started_at, now - first_at)
+
+
+def _sampled_before(said: Said, *, with_logprobs: bool) -> Iterator[Sampled]:
+    """The tokens as they came from the model."""
+    if not with_logprobs:
+        for token in said.token_ids:
+            yield Sampled(token, 0.0, [], None)
+        return
+    if len(said.logprobs) != len(said.token_ids):
+        raise GenerationFailed(
+            f"{len(said.token_ids)} tokens were kept and {len(said.logprobs)} log probabilities; "
+            "an answer with `logprobs` needs one for each"
+        )
+    for token, kept in zip(said.token_ids, said.logprobs, strict=True):
+        yield Sampled(token, kept.logprob, list(kept.top), None)
