@@ -112,6 +112,10 @@ class Exchanges:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception:
+            # Whatever had a status was answered with it; this came later.
+            exchange.status, is_whole = HeadraceError.status, True
+            raise
         finally:
             if exchange.has_left or not is_whole:
                 exchange.status = LEFT
