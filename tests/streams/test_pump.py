@@ -177,6 +177,8 @@ async def _never_served(pump: Pump) -> None:
         (0, Patience(queue_s=0.02), EngineOverloaded, "no step computed"),
         (0, Patience(total_s=0.02), GenerationTimeout, "not whole"),
         (3, Patience(queue_s=0.02, first_token_s=0.02, stall_s=0.03), GenerationTimeout, "further"),
+        (3, Patience(stall_s=0.02), GenerationTimeout, "further"),
+        (3, Patience(stall_s=0.02, total_s=600), GenerationTimeout, "further"),
         (3, Patience(queue_s=0.02, first_token_s=0.02, total_s=0.03), GenerationTimeout, "whole"),
     ],
 )

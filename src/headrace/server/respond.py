@@ -11,6 +11,7 @@ was asked for as resumable, or under an `Idempotency-Key`, is kept.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -35,6 +36,7 @@ from headrace.wire.ids import stream_id
 
 _LONGEST_HEADER = 2048
 """Clients choke on longer ones."""
+_UNPRINTABLE = re.compile(rb"[^ -~]")
 
 ReadForm: TypeAlias = Callable[[Mapping[str, JSON], BodyLimits, bool], Form]
 """Body, limits, strict: raises `InvalidRequest`."""
@@ -210,4 +212,4 @@ class KeptAnswer(Answer):
 
 def header_value(text: str) -> bytes:
     """Printable ASCII, whatever the text."""
-    return text.encode("ascii", "backslashreplace").replace(b"\n", b" ").replace(b"\r", b" ")
+    return _UNPRINTABLE.sub(b" ", text.encode("ascii", "backslashreplace"))

@@ -29,8 +29,9 @@ class Patience:
 
 
 class Watchdog:
-    """Watches the choices of one generation with a single timer: tokens move deadlines on without
-    touching it, and it looks again when the nearest could have passed."""
+    """Watches the choices of one generation with a single timer: it is set where a deadline begins;
+    tokens move that on without touching it, and it looks again when the nearest could have passed.
+    """
 
     def __init__(
         self,
@@ -50,15 +51,19 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._look()
+        self._set_timer()
 
     def began(self, choice: int, now: float) -> None:
         self._is_queued = False
         self._computed_since[choice] = now
+        self._set_timer()
 
     def heard(self, choice: int, now: float) -> None:
-        self._computed_since.pop(choice, None)
+        is_first = choice not in self._heard_at
         self._heard_at[choice] = now
+        if is_first:
+            self._computed_since.pop(choice, None)
+            self._set_timer()
 
     def ended(self, choice: int) -> None:
         self._computed_since.pop(choice, None)
@@ -70,15 +75,22 @@ class Watchdog:
 
     def _look(self) -> None:
         self._catch_up()
-        due, error = min(self._deadlines(), key=lambda deadline: deadline[0], default=(None, None))
-        if due is None or error is None:
-            # Nothing can run out now; a choice that begins or speaks brings the next deadline.
-            due, error = time.perf_counter() + _IDLE_LOOK_S, None
-        now = time.perf_counter()
-        if error is not None and now >= due:
-            self._run_out(error)
+        missed = self._nearest()
+        if missed is not None and time.perf_counter() >= missed[0]:
+            self._run_out(missed[1])
         else:
-            self._timer = asyncio.get_running_loop().call_later(due - now, self._look)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        self.stop()
+        nearest = self._nearest()
+        if nearest is not None:
+            wait_s = max(0.0, nearest[0] - time.perf_counter())
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+
+    def _nearest(self) -> tuple[float, HeadraceError] | None:
+        """The deadline that comes first, and what it means to miss it."""
+        return min(self._deadlines(), key=lambda deadline: deadline[0], default=None)
 
     def _deadlines(self) -> Iterator[tuple[float, HeadraceError]]:
         """Each kind's earliest."""
@@ -97,6 +109,3 @@ class Watchdog:
         if patience.stall_s is not None and self._heard_at:
             text = f"no further token came within {patience.stall_s:g} s"
             yield min(self._heard_at.values()) + patience.stall_s, GenerationTimeout(text)
-
-
-_IDLE_LOOK_S = 60.0
