@@ -10,7 +10,7 @@ import groq
 import openai
 import pytest
 
-from support.clients import MODEL, text_of, user
+from support.clients import MODEL, groq_client, text_of, user
 from support.servers import Server
 
 ASKED: dict[str, Any] = {
@@ -193,6 +193,18 @@ def test_a_conversation(client: Any) -> None:
         num_known = answer.usage.prompt_tokens // 32 * 32
         messages += [answer.choices[0].message.model_dump(), *user(question)]
     assert num_known >= 64
+
+
+def test_answers_hold_against_groqs_own_types(real: Server) -> None:
+    """Groq's client can check answers against what Groq has published; it raises if one differs."""
+    client = groq_client(real, _strict_response_validation=True)
+    create = client.chat.completions.create
+    scored = {**ASKED, "logprobs": True, "top_logprobs": 1}
+    with_usage = {"stream": True, "extra_body": {"stream_options": {"include_usage": True}}}
+    for asked in (ASKED, scored, {**ASKED, "service_tier": "auto"}, {**ASKED, "n": 2}):
+        assert create(**asked).choices
+        assert list(create(**asked, **with_usage))
+    assert client.models.list().data[0] == client.models.retrieve("smollm2-135m-instruct")
 
 
 def test_what_clients_send_and_we_have_no_use_for(client: Any) -> None:

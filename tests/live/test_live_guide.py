@@ -19,7 +19,7 @@ import groq
 import httpx
 import pytest
 
-from support.clients import MODEL, groq_client
+from support.clients import MODEL, groq_client, use_up, user
 from support.node import Node, program
 from support.servers import Server, running_server
 
@@ -64,35 +64,33 @@ def test_streaming(at_real: Server) -> None:
 def test_streaming_begins_before_the_answer_is_whole(at_real: Server) -> None:
     stream = run("streaming.py")["stream_chat"]("Tell me a long story.")
     next(stream)
-    assert at_real.metrics()["headrace_requests_open"] == 1
+    assert at_real.metrics()["headrace_requests_open"] >= 1
     stream.close()
 
 
 def test_retry_with_backoff(default_model_path: Path, tmp_path: Path) -> None:
+    """It sleeps for 0.5 and 1 s; one request in 1.2 s is admitted."""
     limits = tmp_path / "limits.toml"
-    limits.write_text(f'[models."{MODEL}"]\nrpm = 55\n')
+    limits.write_text(f'[models."{MODEL}"]\nrpm = 50\n')
     home = default_model_path.parents[1]
     with running_server("--limits", str(limits), home=home) as server:
-        client = groq_client(server)
+        completions = groq_client(server).chat.completions
         statuses: list[int] = []
 
         def ask() -> Any:
-            messages = [{"role": "user", "content": QUESTION}]
             try:
-                return client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1)
+                return completions.create(model=MODEL, messages=user(QUESTION), max_tokens=1)
             except groq.APIStatusError as error:
                 statuses.append(error.status_code)
                 raise
 
-        with pytest.raises(groq.RateLimitError) as limited:
-            while True:
-                ask()
-        assert 1 <= int(limited.value.response.headers["retry-after"]) <= 2
+        use_up(ask)
         statuses.clear()
-        completions = SimpleNamespace(create=lambda ellipsis: ask())
-        answering = SimpleNamespace(chat=SimpleNamespace(completions=completions))
-        response = run("retry.py", client=answering)["response"]
+        given = SimpleNamespace(create=lambda ellipsis: ask())
+        client = SimpleNamespace(chat=SimpleNamespace(completions=given))
+        response = run("retry.py", client=client)["response"]
         assert response.choices[0].message.role == "assistant"
+        assert statuses
         assert set(statuses) == {429}
 
 

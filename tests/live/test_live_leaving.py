@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -90,8 +91,7 @@ def test_cancelling_a_task(real: Server) -> None:
 def test_pulling_the_plug(real: Server) -> None:
     """A reset instead of a farewell, before the head of the answer has been read."""
     before = num_left(real)
-    body = b'{"model":"%b","messages":[{"role":"user","content":"Hi"}],"stream":true,"n":4}'
-    body = body % MODEL.encode()
+    body = json.dumps({**LONG, "stream": True, "n": 4}).encode()
     address = urlsplit(real.base_url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         head = (

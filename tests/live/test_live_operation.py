@@ -18,7 +18,7 @@ import pytest
 from support.clients import MODEL, groq_client, user
 from support.servers import Server, command, environment, eventually, get, running_server
 
-FAKE = ("--engine", "fake", "--fake-rate", "100", "--fake-text", "word " * 50)
+FAKE = ("--engine", "fake", "--fake-rate", "25", "--fake-text", "word " * 50)
 ASKED: dict[str, Any] = {"model": "fake", "messages": user("Hello."), "max_tokens": 100}
 
 
@@ -142,7 +142,7 @@ def test_the_end_of_patience() -> None:
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
-    with running_server(*FAKE, "--fake-rate", "1") as server:
+    with running_server(*FAKE, "--fake-rate", "5") as server:
         stream = groq_client(server).chat.completions.create(**ASKED, stream=True)
         next(stream)
         server.process.send_signal(signal.SIGINT)

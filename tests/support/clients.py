@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import groq
@@ -35,3 +37,20 @@ def text_of(chunks: list[Any], choice: int = 0) -> str:
     """What a stream says for one choice."""
     parts = [each for chunk in chunks for each in chunk.choices if each.index == choice]
     return "".join(part.delta.content or "" for part in parts)
+
+
+def use_up(ask: Callable[[], Any]) -> None:
+    """Meets a limit of so many requests a minute. Afterwards a whole interval must pass until the
+    next request is admitted: the last one had been waited for."""
+    while _is_admitted(ask):
+        pass
+    while not _is_admitted(ask):
+        time.sleep(0.005)
+
+
+def _is_admitted(ask: Callable[[], Any]) -> bool:
+    try:
+        ask()
+    except (groq.RateLimitError, openai.RateLimitError):
+        return False
+    return True
