@@ -30,7 +30,7 @@ from headrace.server.streams import KeptWriter, stream_headers
 from headrace.server.telling import Form, Telling
 from headrace.streams.kept import Kept
 from headrace.streams.pump import Pump
-from headrace.wire.ask import JSON, Stamp
+from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits, parse_body
 from headrace.wire.ids import stream_id
 
@@ -54,9 +54,7 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
     exchange.is_streamed = wants_stream(
         ask, request.headers.get("accept", ""), by_default=settings.stream_by_default
     )
-    if ask.ignored:
-        ignored = header_value(", ".join(ask.ignored))[:_LONGEST_HEADER]
-        exchange.headers.append((b"x-headrace-ignored", ignored))
+    exchange.headers += ignored_headers(ask)
     key = request.headers.get(idempotency.HEADER)
     is_resumable = ask.resumable or request.headers.get("x-headrace-resumable") in ("1", "true")
     if key is None and not (is_resumable and exchange.is_streamed):
@@ -114,19 +112,7 @@ class Answer:
         return b"x-headrace-model", header_value(self._exchange.served_by or "")
 
     def _telling(self, pump: Pump) -> Telling:
-        ask = self._form.asks[0]
-        served = self._serving.registry.resolve(ask.model)
-        stamp = Stamp(
-            id=self._form.new_id(),
-            request_id=self._exchange.id,
-            created=int(time.time()),
-            model=ask.model,
-            fingerprint=served.fingerprint,
-            # `auto` is what a client asks for, never what it gets.
-            service_tier="on_demand" if ask.service_tier == "auto" else ask.service_tier,
-        )
-        spelling = served.engine.tokenizer if ask.logprobs else None
-        return Telling(self._form, stamp, pump.seed, spelling, self._exchange.is_streamed)
+        return telling(self._serving, self._exchange, self._form, pump)
 
 
 class KeptAnswer(Answer):
@@ -208,6 +194,30 @@ class KeptAnswer(Answer):
             self._telling(pump),
             served_by=self._exchange.served_by or "",
         )
+
+
+def telling(serving: Serving, exchange: Exchange, form: Form, pump: Pump) -> Telling:
+    """How the answer is told that `pump` has begun."""
+    ask = form.asks[0]
+    served = serving.registry.resolve(ask.model)
+    stamp = Stamp(
+        id=form.new_id(),
+        request_id=exchange.id,
+        created=int(time.time()),
+        model=ask.model,
+        fingerprint=served.fingerprint,
+        # `auto` is what a client asks for, never what it gets.
+        service_tier="on_demand" if ask.service_tier == "auto" else ask.service_tier,
+    )
+    spelling = served.engine.tokenizer if ask.logprobs else None
+    return Telling(form, stamp, pump.seed, spelling, exchange.is_streamed)
+
+
+def ignored_headers(ask: Ask) -> list[tuple[bytes, bytes]]:
+    """What had no effect."""
+    if not ask.ignored:
+        return []
+    return [(b"x-headrace-ignored", header_value(", ".join(ask.ignored))[:_LONGEST_HEADER])]
 
 
 def header_value(text: str) -> bytes:
