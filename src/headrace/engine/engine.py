@@ -178,10 +178,9 @@ class Engine:
         """A request as tokens, to be submitted once. Spends time in proportion to its length, and
         nothing of the engine's. Raises `InvalidRequest`, `ContextLengthExceeded`."""
         received_at = self._clock()
-        prompt = self._intake.prompt(request)
-        max_num_tokens = self._intake.max_num_tokens(request, len(prompt))
+        begin = self._intake.begin(request)
         seed = _new_seed() if request.seed is None else request.seed
-        return Prepared(request, prompt, max_num_tokens, received_at, seed)
+        return Prepared(begin.request, begin.prompt, begin.max_num_tokens, received_at, seed)
 
     def prepare_again(self, before: Request, past: Past, *, max_num_tokens: int) -> Prepared:
         """A request that was submitted in another process, and what it had said there: it says that

@@ -8,7 +8,7 @@ The engine knows no grammar language. A request carries a `Grammar`; each choice
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class GrammarState(Protocol):
@@ -33,3 +33,12 @@ class Grammar(Protocol):
 
     def start(self, vocab_size: int) -> GrammarState:
         """A state at the grammar's beginning, for masks of `vocab_size` bits."""
+
+
+@runtime_checkable
+class ContinuedGrammar(Grammar, Protocol):
+    """One at whose beginning a part of what it describes has been said."""
+
+    def unsaid(self, end: bytes) -> Grammar | None:
+        """The same where `end`, with which that part ends, is not said yet; None where it does not
+        end so, or not at a whole character."""

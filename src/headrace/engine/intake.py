@@ -7,11 +7,25 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from headrace.engine.healing import HealableTokenizer, Healer, Healing, before
 from headrace.engine.language import Template, Tokenizer
 from headrace.engine.request import Request
 from headrace.errors import ContextLengthExceeded, InvalidRequest
 from headrace.model.interface import TokenIds
+from headrace.model.prompt import RenderedPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """From where an answer is computed."""
+
+    request: Request
+    """As asked, with what must be said first where the prompt's end was taken back."""
+    prompt: TokenIds
+    max_num_tokens: int
+    """The most tokens of one choice, prompt included."""
 
 
 class Intake:
@@ -33,29 +47,59 @@ class Intake:
         self._vocab_size = vocab_size
         self._context_length = context_length
         self._why_context = why_context
+        self._healer = (
+            Healer(tokenizer, vocab_size) if isinstance(tokenizer, HealableTokenizer) else None
+        )
 
-    def prompt(self, request: Request) -> TokenIds:
+    def begin(self, request: Request) -> Beginning:
         """Raises `InvalidRequest`, `ContextLengthExceeded` and `TemplateError`."""
+        prompt, floor = self._prompt(request)
+        max_num_tokens = self._max_num_tokens(request, len(prompt))
+        if self._healer is None:
+            return Beginning(request, prompt, max_num_tokens)
+        if not request.begun:
+            request, prompt = _healed(self._healer, request, prompt, floor)
+        elif not isinstance(request.grammar, Healing):
+            request = _bound(self._healer, request)
+        return Beginning(request, prompt, max_num_tokens)
+
+    def _prompt(self, request: Request) -> tuple[TokenIds, int]:
+        """The prompt's tokens, and how many of them must stay as they are."""
         self._check_bias(request)
         if request.token_ids is not None:
             param, tokens = "token_ids", self._checked(request.token_ids)
+            floor = len(tokens)
         elif request.prompt is not None:
             param, tokens = "prompt", self._bare(request.prompt)
+            floor = 0 if request.heal else len(tokens)
         else:
-            assert request.messages is not None  # a request has exactly one of the three
-            rendered = self._template.render(
-                request.messages,
-                request.tools or None,
-                continue_final_message=request.continue_final_message,
-                **request.template_variables,
-            )
-            param, tokens = "messages", array("i", self._tokenizer.encode_prompt(rendered))
+            param = "messages"
+            tokens, floor = self._conversation(request)
         if not tokens:
             raise InvalidRequest(f"`{param}` has no tokens; it needs at least one", param=param)
         self._check_length(len(tokens), param)
-        return tokens
+        return tokens, floor
 
-    def max_num_tokens(self, request: Request, num_prompt_tokens: int) -> int:
+    def _conversation(self, request: Request) -> tuple[TokenIds, int]:
+        assert request.messages is not None  # a request has exactly one of the three
+        rendered = self._template.render(
+            request.messages,
+            request.tools or None,
+            continue_final_message=request.continue_final_message,
+            **request.template_variables,
+        )
+        if self._healer is None or not (request.heal and request.continue_final_message):
+            tokens = array("i", self._tokenizer.encode_prompt(rendered))
+            return tokens, len(tokens)
+        # The model wrote its answer after the template's last words, not merged with them.
+        _, start = rendered.template_spans[-1] if rendered.template_spans else (0, 0)
+        asked = RenderedPrompt(rendered.text[:start], rendered.template_spans)
+        tokens = array("i", self._tokenizer.encode_prompt(asked))
+        floor = len(tokens)
+        tokens.extend(self._healer.after(tokens, rendered.text[start:]))
+        return tokens, floor
+
+    def _max_num_tokens(self, request: Request, num_prompt_tokens: int) -> int:
         """The most tokens of one choice, prompt included."""
         if request.max_tokens is None:
             return self._context_length
@@ -99,3 +143,29 @@ class Intake:
                 f"{num_tokens - self._context_length + 1} or more",
                 param=param,
             )
+
+
+def _healed(
+    healer: Healer, request: Request, prompt: TokenIds, floor: int
+) -> tuple[Request, TokenIds]:
+    """The request with what must be said first, and the prompt without it; both as they are where
+    nothing has to be taken back, or where the answer's grammar knows nothing of the prompt."""
+    num_kept = healer.num_kept(prompt, floor) if floor < len(prompt) else len(prompt)
+    if num_kept == len(prompt):
+        return request, prompt
+    begun = healer.bytes_of(prompt[num_kept:])
+    try:
+        grammar = before(request.grammar, begun)
+    except LookupError:
+        return request, prompt
+    healing = Healing(healer.spellings, begun, grammar)
+    return replace(request, grammar=healing, begun=begun), prompt[:num_kept]
+
+
+def _bound(healer: Healer, request: Request) -> Request:
+    """A request that says itself what must be said first."""
+    try:
+        grammar = before(request.grammar, request.begun)
+    except LookupError:
+        grammar = request.grammar
+    return replace(request, grammar=Healing(healer.spellings, request.begun, grammar))

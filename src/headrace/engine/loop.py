@@ -235,7 +235,7 @@ class EngineLoop:
             choice,
             sequence,
             ChoiceSampler(self._model, settings, grammar, submission.prompt),
-            TextStream(self._spelling(request), request.stops),
+            TextStream(self._spelling(request), request.stops, num_given_bytes=len(request.begun)),
             frozenset() if request.ignore_eos else self._tokenizer.eog_ids,
         )
 

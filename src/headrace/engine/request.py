@@ -45,6 +45,12 @@ class Request:
     """Text to go on from as it is, without a template."""
     token_ids: Sequence[int] | None = None
     """Tokens to go on from as they are: earlier turns replayed exactly."""
+    heal: bool = True
+    """Where a text is gone on from, choose its last tokens anew, so that it may end anywhere, also
+    inside a word. False: its tokens stay as they are."""
+    begun: bytes = b""
+    """With what the answer must begin, and what is not said again: whoever asks has it. Set by the
+    engine where it heals."""
 
     max_tokens: int | None = None
     """The most tokens to generate, per choice. None, or more than fits: to the context's end."""
@@ -81,6 +87,8 @@ class Request:
         _check_stops(self.stop)
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
         _check_variables(self.template_variables)
+        if not isinstance(self.begun, bytes):
+            raise _wrong("begun", self.begun, "bytes")
         if not isinstance(self.tenant, str):
             raise _wrong("tenant", self.tenant, "a string")
         if self.top_logprobs and not self.logprobs:
@@ -183,7 +191,7 @@ _INTEGERS = {
     "top_logprobs": (0, MAX_TOP_LOGPROBS, f"a whole number from 0 to {MAX_TOP_LOGPROBS}"),
 }
 _OPTIONAL = ("max_tokens", "seed")
-_BOOLEANS = ("ignore_eos", "logprobs", "continue_final_message")
+_BOOLEANS = ("ignore_eos", "logprobs", "continue_final_message", "heal")
 
 
 _TEMPLATE_OWN = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})

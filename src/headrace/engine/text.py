@@ -30,15 +30,24 @@ class TextStream:
         "_held",
         "_num_decoded",
         "_num_emitted",
+        "_num_given_bytes",
         "_stops",
         "_token_bytes",
         "_uncovered",
+        "num_given_tokens",
         "num_tokens",
         "stopped",
     )
 
-    def __init__(self, token_bytes: Callable[[int], bytes], stop: tuple[str, ...] = ()) -> None:
-        """`token_bytes` gives the exact bytes of a token. Raises `InvalidRequest` for an empty stop
+    def __init__(
+        self,
+        token_bytes: Callable[[int], bytes],
+        stop: tuple[str, ...] = (),
+        *,
+        num_given_bytes: int = 0,
+    ) -> None:
+        """`token_bytes` gives the exact bytes of a token. The first `num_given_bytes` of all are no
+        part of the text: whoever reads it has them. Raises `InvalidRequest` for an empty stop
         string."""
         if "" in stop:
             raise InvalidRequest("a stop string must not be empty", param="stop")
@@ -53,6 +62,9 @@ class TextStream:
         """The stop string that ended the text; after it nothing is ever emitted."""
         self.num_tokens = 0
         """Tokens pushed."""
+        self._num_given_bytes = num_given_bytes
+        self.num_given_tokens = 0
+        """Tokens, from the first on, that say nothing but what was given."""
 
     @property
     def num_covered(self) -> int:
@@ -63,6 +75,8 @@ class TextStream:
         """The text that is sure now that `token` has come; often its own, sometimes none."""
         self.num_tokens += 1
         data = self._token_bytes(token)
+        if self._num_given_bytes:
+            data = self._without_given(data)
         if self._bytes:
             data = self._bytes + data
         text, num_used = utf_8_decode(data, "replace", False)
@@ -82,6 +96,13 @@ class TextStream:
         text = self._until_stop(self._held + text)
         self._held = ""
         return self._emit(text)
+
+    def _without_given(self, data: bytes) -> bytes:
+        num_given = min(self._num_given_bytes, len(data))
+        self._num_given_bytes -= num_given
+        if num_given == len(data):
+            self.num_given_tokens += 1
+        return data[num_given:]
 
     def _sift(self, text: str) -> str:
         """The sure part of what was held and `text`; holds the rest."""

@@ -107,9 +107,15 @@ class Voice:
         self._unsaid_text += self._text.push(token)
         if self._text.stopped is not None or self._sampler.is_complete:
             return "stop"
-        if len(self.sequence.tokens) >= self.sequence.max_num_tokens:
+        if len(self.sequence.tokens) >= self.sequence.max_num_tokens or self._has_said_all():
             return "length"
         return None
+
+    def _has_said_all(self) -> bool:
+        """As much as was asked for; what says again what was given does not count."""
+        max_tokens = self.submission.request.max_tokens
+        num_said = self.sequence.num_generated_tokens - self._text.num_given_tokens
+        return max_tokens is not None and num_said >= max_tokens
 
     def repeat(self, past: Said | Ended, now: float) -> Iterator[Event]:
         """Say again what was said before the process died: the same events in the same cuts, with
@@ -167,9 +173,11 @@ class Voice:
         return Delta(self.choice, start, tokens, text, logprobs)
 
     def _usage(self) -> Usage:
-        sequence = self.sequence
+        sequence, num_given = self.sequence, self._text.num_given_tokens
         return Usage(
-            sequence.num_prompt_tokens, sequence.num_cached_tokens, sequence.num_generated_tokens
+            sequence.num_prompt_tokens + num_given,
+            sequence.num_cached_tokens,
+            sequence.num_generated_tokens - num_given,
         )
 
     def _timings(self, now: float) -> Timings:

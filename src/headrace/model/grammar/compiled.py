@@ -18,10 +18,20 @@ from headrace.model.grammar.vocabulary import Vocabulary
 class CompiledGrammar:
     """A grammar at its beginning, shared by all who ask for it."""
 
-    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
-        """`matcher` stands at the beginning; nobody else may use it."""
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        matcher: LLMatcher,
+        *,
+        origin: CompiledGrammar | None = None,
+        said: str = "",
+    ) -> None:
+        """`matcher` stands at the beginning, or where `origin` stands after `said`; nobody else may
+        use it."""
         self._vocabulary = vocabulary
         self._matcher = matcher
+        self._origin = origin
+        self._said = said
         self._lock = threading.Lock()
 
     def start(self, vocab_size: int) -> GrammarState:
@@ -34,7 +44,18 @@ class CompiledGrammar:
         tokens = self._vocabulary.encode(text)
         if matcher.try_consume_tokens(tokens) != len(tokens) or matcher.is_error():
             return None
-        return CompiledGrammar(self._vocabulary, matcher)
+        return CompiledGrammar(self._vocabulary, matcher, origin=self, said=text)
+
+    def unsaid(self, end: bytes) -> CompiledGrammar | None:
+        """The same grammar where `end`, the end of what has been said, is not said yet; None where
+        that ends otherwise, or where it would leave a part of a character."""
+        said = self._said.encode()
+        if self._origin is None or not said.endswith(end):
+            return None
+        try:
+            return self._origin.after(said.removesuffix(end).decode())
+        except UnicodeDecodeError:
+            return None
 
     def _copy(self) -> LLMatcher:
         with self._lock:

@@ -7,7 +7,7 @@ Next: `engine/sequence.py` takes the ids, `engine/text.py` the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
 import tokenizers
 
@@ -45,6 +45,9 @@ class Tokenizer:
         self._ordinary_bytes = ordinary_bytes
         self._control = vocabulary.control
         self._markers = Markers(vocabulary.control)
+        self._marker_ids = frozenset(
+            (*vocabulary.control.values(), *vocabulary.user_defined.values())
+        )
         self._has_space_prefix = has_space_prefix
         self._bytes: dict[int, bytes] = {}
         self.adds_bos = adds_bos
@@ -90,6 +93,12 @@ class Tokenizer:
     def control_tokens(self) -> Mapping[str, int]:
         """Spelling → id of the tokens that only templates and the model write."""
         return self._control
+
+    @property
+    def marker_ids(self) -> Set[int]:
+        """Tokens that stand for themselves, whatever is written around them: control tokens and
+        those that are found in a text before it is cut."""
+        return self._marker_ids
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of `text`, without BOS.
