@@ -33,6 +33,7 @@
     │   └── ServerDraining           the server finishes what it has and takes no more
     ├── GenerationTimeout       504  no token, or no end, within the time allowed
     ├── GenerationFailed        500  one sequence failed (NaN logits, empty grammar mask)
+    ├── JournalFailed           507  a stream cannot be kept on disk: full, locked, not writable
     ├── SettingsError           500  a setting is unknown, contradictory or out of range
     ├── CannotListen            500  the server's address or port is taken, or not to be had
     └── BenchError              500  a benchmark or a peer it compares with cannot run
@@ -226,6 +227,11 @@ class GenerationTimeout(HeadraceError):
 
 class GenerationFailed(HeadraceError):
     code = "generation_failed"
+
+
+class JournalFailed(HeadraceError):
+    status = 507
+    code = "journal_failed"
 
 
 class SettingsError(HeadraceError):

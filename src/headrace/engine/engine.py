@@ -22,7 +22,7 @@ from headrace.engine.intake import Intake
 from headrace.engine.kv_cache import KVCache
 from headrace.engine.language import Template, Tokenizer
 from headrace.engine.loop import EngineLoop, EngineStats
-from headrace.engine.mailbox import Inbox, LoopReader, Submission, ThreadReader
+from headrace.engine.mailbox import BeforePublish, Inbox, LoopReader, Submission, ThreadReader
 from headrace.engine.memory import free_memory, num_pool_banks
 from headrace.engine.past import Past
 from headrace.engine.profile import StepProfile
@@ -211,6 +211,11 @@ class Engine:
             past=prepared.past,
         )
         return Ticket(self._inbox, submission, reader)
+
+    def record_with(self, before_publish: BeforePublish) -> None:
+        """Let `before_publish` keep every step's events before anybody hears them. Call it before
+        the first request."""
+        self._loop.before_publish = before_publish
 
     @property
     def spec(self) -> ModelSpec:

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from itertools import count
 
 from headrace.engine.language import Tokenizer
-from headrace.engine.mailbox import Cancel, Command, Inbox, Outbox, Reader, Submission, Submit
+from headrace.engine.mailbox import (
+    BeforePublish,
+    Cancel,
+    Command,
+    Inbox,
+    Outbox,
+    Reader,
+    Submission,
+    Submit,
+)
 from headrace.engine.past import Ended, Said
 from headrace.engine.profile import StepProfile, Stopwatch
 from headrace.engine.request import Request
@@ -78,6 +87,7 @@ class EngineLoop:
         """The choices of each stream that have not ended. Never an empty list between steps."""
         self._queued: set[Submission] = set()
         """Submissions for which no step has computed yet."""
+        self.before_publish: BeforePublish | None = None
         self._num_still = 0
         self._num_warm = 0
         """Banks whose memory is in place."""
@@ -330,6 +340,11 @@ class EngineLoop:
         self._watch.lap("text")
 
     def _publish(self) -> None:
+        if self.before_publish is not None:
+            # A stream that cannot be kept as was promised fails: what it said, and then its end.
+            for reader, error in self.before_publish(self._outbox.events).items():
+                for voice in list(self._jobs.get(reader, ())):
+                    self._fail(voice, error)
         for reader in self._outbox.flush():
             self._cancel(reader)
         self._watch.lap("publish")

@@ -11,14 +11,14 @@ A reader that falls behind finds its deltas merged: it gets bigger deltas, never
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from headrace.engine.admission import Admission, Backlog
 from headrace.engine.past import Past
 from headrace.engine.request import Request
-from headrace.errors import EngineClosed
+from headrace.errors import EngineClosed, HeadraceError
 from headrace.events import Event, merge_all
 from headrace.model.interface import TokenIds
 
@@ -226,6 +226,12 @@ class Inbox:
             self._num_pending -= 1
 
 
+BeforePublish: TypeAlias = Callable[
+    [Mapping[Reader, Sequence[Event]]], Mapping[Reader, HeadraceError]
+]
+"""Engine thread, once a step: keeps a step's events before anybody hears them, of those readers
+whose streams are kept. Returns whose could not be kept, and why. Raises nothing."""
+
 _FEW = 4
 """With more readers than these, one wake-up of their loop costs less than serving each early."""
 
@@ -243,6 +249,13 @@ class Outbox:
             by_reader[reader] = [event]
         else:
             events.append(event)
+
+    @property
+    def events(self) -> Mapping[Reader, Sequence[Event]]:
+        """What is to be handed over, in the order of each reader's events."""
+        if len(self._by_loop) == 1:
+            return next(iter(self._by_loop.values()))
+        return {r: events for readers in self._by_loop.values() for r, events in readers.items()}
 
     def flush(self) -> list[Reader]:
         """Hand over everything: one wake-up for each event loop. Returns the readers whose loop
