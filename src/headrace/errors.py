@@ -13,6 +13,8 @@
     │   ├── EndpointNotOffered       Groq has it, headrace does not
     │   └── StreamNotFound           no stream of that id, or somebody else's
     ├── StreamGone              410  there was one, and it is not kept any more
+    │   └── StreamAbandoned          nobody read it for too long, so it was stopped
+    ├── StreamTooLarge          507  it outgrew the memory that the server has for streams
     ├── IdempotencyConflict     422  the same Idempotency-Key with another body
     ├── BodyTooLarge            413  the body is longer than the server reads
     ├── RateLimited             429  a limit of this key is used up; says when to come again
@@ -122,6 +124,15 @@ class StreamGone(HeadraceError):
     status = 410
     wire_type = "invalid_request_error"
     code = "stream_gone"
+
+
+class StreamAbandoned(StreamGone):
+    code = "stream_abandoned"
+
+
+class StreamTooLarge(HeadraceError):
+    status = 507
+    code = "stream_too_large"
 
 
 class IdempotencyConflict(HeadraceError):

@@ -426,6 +426,15 @@ class ServerSettings:
         _whole(1),
         "Resumable streams kept at the same time; the ones that ended first make room.",
     )
+    stream_memory_bytes: int = _setting(
+        _STREAMS,
+        256_000_000,
+        _size(),
+        "Memory for resumable streams, about; the ones that ended first make room, and one that "
+        "runs fails where it takes more than an eighth.",
+        "--stream-memory",
+        shown="256MB",
+    )
 
     max_body_bytes: int = _setting(
         _BODIES,

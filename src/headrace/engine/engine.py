@@ -26,6 +26,7 @@ from headrace.engine.mailbox import BeforePublish, Inbox, LoopReader, Submission
 from headrace.engine.memory import free_memory, num_pool_banks
 from headrace.engine.past import Past
 from headrace.engine.profile import StepProfile
+from headrace.engine.progress import Progress
 from headrace.engine.request import Request
 from headrace.engine.scheduler import Scheduler, SchedulerConfig
 from headrace.engine.stream import AnyReader, Generation, Stream, Ticket
@@ -217,6 +218,11 @@ class Engine:
         the first request."""
         self._loop.before_publish = before_publish
 
+    def warm_up(self) -> None:
+        """Make what texts that are gone on from need, some tenths of a second, so that no request
+        waits for it."""
+        self._intake.warm_up()
+
     @property
     def spec(self) -> ModelSpec:
         return self._spec
@@ -247,6 +253,10 @@ class Engine:
     def stats(self) -> EngineStats:
         """How busy the engine is. Each figure is true by itself at some moment of the call."""
         return self._loop.stats()
+
+    def progress(self, submission: Submission) -> Progress:
+        """How far a submission is that has not ended: in the queue, or in its prompt."""
+        return self._loop.progress(submission)
 
     def step_profile(self) -> StepProfile:
         """Where the time of all steps so far went."""

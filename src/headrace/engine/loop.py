@@ -27,6 +27,7 @@ from headrace.engine.mailbox import (
 )
 from headrace.engine.past import Ended, Said
 from headrace.engine.profile import StepProfile, Stopwatch
+from headrace.engine.progress import Departures, Progress
 from headrace.engine.request import Request
 from headrace.engine.sampler import ChoiceSampler
 from headrace.engine.scheduler import Plan, Scheduler
@@ -81,6 +82,7 @@ class EngineLoop:
         self._clock = clock
         self._outbox = Outbox()
         self._watch = Stopwatch()
+        self._departures = Departures()
         self._ids = count()
         self._voices: dict[int, Voice] = {}
         self._jobs: dict[Reader, list[Voice]] = {}
@@ -144,6 +146,25 @@ class EngineLoop:
             num_free_banks=kv.num_free,
             num_cached_banks=kv.num_cached,
             num_held_banks=kv.num_held,
+        )
+
+    def progress(self, submission: Submission) -> Progress:
+        """Any thread: how far a submission is that has not ended."""
+        # Copied in one go, which no step of the engine thread can fall into.
+        queued, voices = tuple(self._queued), tuple(self._jobs.get(submission.reader, ()))
+        is_queued = submission in queued or not voices
+        ahead = [s for s in queued if s.submitted_at < submission.submitted_at] if is_queued else []
+        wait_s = sum(len(one.prompt) for one in ahead) * self._inbox.token_s
+        if is_queued:
+            wait_s = max(wait_s, (len(ahead) + 1) * self._departures.pause_s)
+        num_prompt_tokens = len(submission.prompt)
+        computed = [voice.sequence.num_computed_tokens for voice in voices]
+        return Progress(
+            is_queued,
+            len(ahead),
+            wait_s,
+            num_prompt_tokens,
+            min(num_prompt_tokens, max(computed, default=0)),
         )
 
     def profile(self) -> StepProfile:
@@ -267,6 +288,7 @@ class EngineLoop:
             voice = self._voices[sequence.id]
             started = voice.start(self._clock())
             self._dequeue(voice.submission)
+            self._departures.note(self._clock(), len(self._queued))
             if started is not None:
                 self._post(voice.submission, started)
 

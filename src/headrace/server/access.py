@@ -53,6 +53,12 @@ class Access:
             raise AuthenticationFailed("Invalid API Key")
         return Tenant(id=record.id, name=record.name, key_id=record.id)
 
+    def knows(self, tenant_id: str) -> bool:
+        """Whether a tenant may still come: its key was not revoked, or the server is open."""
+        if self.is_open:
+            return tenant_id == LOCAL.id
+        return self._keys.is_live(tenant_id)
+
 
 def check_binding(host: str, has_keys: bool, insecure: bool) -> None:
     """Raise SettingsError where other machines could use the server without a key."""

@@ -67,6 +67,7 @@ def _routes(serving: Serving) -> list[Route]:
         ("DELETE", "/streams/{id}", streams.stop),
         ("POST", "/streams/{id}/cancel", streams.stop),
         ("GET", "/streams/{id}/events", streams.poll),
+        ("POST", "/streams/{id}/token", streams.token),
         ("GET", "/models", _models(serving)),
         ("GET", "/models/{id:path}", _model(serving)),
     ]

@@ -28,6 +28,9 @@ _EXPOSED = [
     ),
     "x-headrace-model",
     "x-headrace-ignored",
+    "x-headrace-stream",
+    "x-headrace-stream-token",
+    "idempotent-replayed",
 ]
 """By name: `*` would do, but older browsers take it for a name."""
 _EXPOSING = (b"access-control-expose-headers", ", ".join(_EXPOSED).encode())

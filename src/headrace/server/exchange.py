@@ -51,6 +51,10 @@ class Exchange:
     has_left: bool = False
     """The client went away first."""
     pump: Pump | None = None
+    is_kept: bool = False
+    """What answers may go on after the last byte; the fact is told when that is over, too."""
+    ended_at: float | None = None
+    """When the last byte was sent, or the client had gone."""
 
     def fact(self) -> RequestEnded:
         """What there is to say in the end."""
@@ -62,7 +66,7 @@ class Exchange:
             request_id=self.id,
             endpoint=self.endpoint,
             status=self.status,
-            total_s=time.perf_counter() - self.arrived_at,
+            total_s=(self.ended_at or time.perf_counter()) - self.arrived_at,
             client_request_id=self.client_request_id,
             tenant=self.tenant,
             model=self.model,
@@ -119,7 +123,12 @@ class Exchanges:
         finally:
             if exchange.has_left or not is_whole:
                 exchange.status = LEFT
-            self._observer.observe(exchange.fact())
+            exchange.ended_at = time.perf_counter()
+            if exchange.is_kept and exchange.pump is not None:
+                # Tokens are counted once, and all of them: when the last one has been said.
+                exchange.pump.when_over(lambda: self._observer.observe(exchange.fact()))
+            else:
+                self._observer.observe(exchange.fact())
 
 
 def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:

@@ -2,6 +2,10 @@
 
 In: a tenant, its key, and what it asks. Out: the stream that answers, or leave to make it.
 Thread: the event loop. Next: `respond.py`.
+
+A key stands for an answer that is being made or is whole, as long as its stream is kept. One that
+failed, or was stopped, frees its key: who asks again wants an answer, not the failure once more,
+and never half of one that looks whole.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from headrace.streams.kept import Kept, KeptStreams
 
 HEADER = "idempotency-key"
 _LONGEST_KEY = 255
+_WHOLE = frozenset({"stop", "length", "tool_calls"})
+"""How choices end whose answer is worth another look."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Claim:
     """One key's question. Who makes it answers it, or gives it up."""
 
@@ -37,10 +43,13 @@ class Idempotency:
         self._by_stream: dict[str, tuple[str, str]] = {}
         streams.when_gone(self._forget)
 
+    def __len__(self) -> int:
+        return len(self._claims)
+
     async def attach(self, tenant: str, key: str, question: bytes) -> Kept[Telling] | None:
         """The stream that answers `question` already; None where the caller is to answer it, and
-        then to `settle` or `give_up`. Raises `IdempotencyConflict` where the key asked something
-        else before."""
+        then to `settle` or `give_up`. Raises `IdempotencyConflict` where the key asks something
+        else now."""
         if not 0 < len(key) <= _LONGEST_KEY:
             raise InvalidRequest(
                 f"`Idempotency-Key` must have 1 to {_LONGEST_KEY} characters", param=HEADER
@@ -49,8 +58,10 @@ class Idempotency:
         while (claim := self._claims.get((tenant, key))) is not None:
             if claim.digest != digest:
                 raise IdempotencyConflict(
-                    "this `Idempotency-Key` was used with another body; use a new key for it"
+                    "this `Idempotency-Key` was used with another body; use a new key for it",
+                    param=HEADER,
                 )
+            # Whoever waits here may leave; the claim is not theirs to cancel.
             kept = await asyncio.shield(claim.kept)
             if kept is not None:
                 return kept
@@ -59,12 +70,18 @@ class Idempotency:
 
     def settle(self, tenant: str, key: str, kept: Kept[Telling]) -> None:
         """The claim is answered by `kept`."""
+        claim = self._claims[tenant, key]
         self._by_stream[kept.id] = (tenant, key)
-        self._claims[tenant, key].kept.set_result(kept)
+        claim.kept.set_result(kept)
+        kept.pump.when_over(lambda: self._judge(kept))
 
     def give_up(self, tenant: str, key: str) -> None:
         """Whoever claimed it was refused; the next one may try."""
         self._claims.pop((tenant, key)).kept.set_result(None)
+
+    def _judge(self, kept: Kept[Telling]) -> None:
+        if not _WHOLE.issuperset(kept.pump.tally.reasons):
+            self._forget(kept.id)
 
     def _forget(self, stream_id: str) -> None:
         claimed = self._by_stream.pop(stream_id, None)

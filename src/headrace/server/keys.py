@@ -105,6 +105,11 @@ class KeyStore:
         known = record.digest if record else _NOBODY
         return record if hmac.compare_digest(known, digest) else None
 
+    def is_live(self, key_id: str) -> bool:
+        """Whether there is a key of this id that was not revoked."""
+        self._refresh()
+        return any(record.id == key_id for record in self._by_digest.values())
+
     def list(self) -> Records:
         """All keys, revoked ones too, oldest first, as the file has them now.
 

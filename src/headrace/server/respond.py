@@ -14,6 +14,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from starlette.requests import Request
@@ -90,13 +91,22 @@ class Answer:
     async def _write(
         self, pump: Pump, telling: Telling, scope: Scope, send: Send, *, may_bypass: bool
     ) -> None:
-        first = await pump.log.view().take()
-        if isinstance(first[0], Failed):
-            # Nothing was sent yet, so the error still has a status.
-            raise first[0].error
+        tells_progress = self._form.asks[0].progress and telling.is_streamed
+        if not tells_progress:
+            first = await pump.log.view().take()
+            if isinstance(first[0], Failed):
+                # Nothing was sent yet, so the error still has a status.
+                raise first[0].error
         headers = [self._served_by()]
         if telling.is_streamed:
-            writer = sse.EventWriter(pump, telling.encoder(), scope, send, may_bypass=may_bypass)
+            writer = sse.EventWriter(
+                pump,
+                telling.encoder(),
+                scope,
+                send,
+                may_bypass=may_bypass,
+                tells_progress=tells_progress,
+            )
             await writer.write(headers)
             return
         await pump.log.ended()
@@ -136,23 +146,40 @@ class KeptAnswer(Answer):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._serving.open():
-            kept = await self._kept()
-            headers = [self._served_by(), *stream_headers(self._serving, kept)]
-            if self._is_numbered and kept.form.is_streamed:
-                writer = KeptWriter(kept, after=0, heartbeat_s=self._serving.settings.heartbeat_s)
-                await writer.write(receive, send, headers)
+            gone = asyncio.ensure_future(sse.left(receive))
+            try:
+                kept = await self._kept()
+                self._exchange.has_left = gone.done()
+            finally:
+                gone.cancel()
+            if self._exchange.has_left and self._key is None:
+                # The stream's id was never told: nobody can come back to it.
+                kept.stop()
                 return
-            self._exchange.headers += stream_headers(self._serving, kept)
-            with kept.reading():
-                await self._write_while_there(kept, scope, receive, send)
+            await self._read(kept, scope, receive, send)
+
+    async def _read(self, kept: Kept[Telling], scope: Scope, receive: Receive, send: Send) -> None:
+        if self._is_numbered and self._exchange.is_streamed:
+            writer = KeptWriter(
+                kept,
+                after=0,
+                heartbeat_s=self._serving.settings.heartbeat_s,
+                tells_progress=self._form.asks[0].progress,
+            )
+            headers = [self._served_by(), *stream_headers(self._serving, kept)]
+            await writer.write(receive, send, headers)
+            return
+        self._exchange.headers += stream_headers(self._serving, kept)
+        with kept.reading():
+            await self._write_while_there(kept, scope, receive, send)
 
     async def _write_while_there(
         self, kept: Kept[Telling], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Leaving ends the reading, not the stream."""
-        writing = asyncio.ensure_future(
-            self._write(kept.pump, kept.form, scope, send, may_bypass=False)
-        )
+        # Of one answer there may be two views: whole for who asks so, streamed for another.
+        told = replace(kept.form, is_streamed=self._exchange.is_streamed)
+        writing = asyncio.ensure_future(self._write(kept.pump, told, scope, send, may_bypass=False))
 
         def stop_writing() -> None:
             writing.cancel()
@@ -175,7 +202,9 @@ class KeptAnswer(Answer):
         claims = self._serving.idempotency
         found = await claims.attach(tenant, key, self._question)
         if found is not None:
+            self._exchange.model = self._form.asks[0].model
             self._exchange.served_by = found.served_by
+            self._exchange.headers.append((b"idempotent-replayed", b"true"))
             return found
         try:
             kept = await self._begin()
@@ -187,6 +216,7 @@ class KeptAnswer(Answer):
 
     async def _begin(self) -> Kept[Telling]:
         pump = await start(self._serving, self._exchange, self._form.asks)
+        self._exchange.is_kept = True
         return self._serving.keep(
             stream_id(),
             self._exchange.tenant,

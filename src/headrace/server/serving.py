@@ -59,7 +59,7 @@ class Serving:
             __version__,
             models=(*names.sources, *names.aliases),
             engines=lambda: {model.id: model.engine.stats() for model in self.registry.served},
-            num_open=lambda: self.num_open,
+            num_open=lambda: self.num_requests,
         )
         self.observer: Observer = Observers((self._metrics, RequestLog(), *observers))
         self._limiter = Limiter(LimitTable.parse(settings.limits))
@@ -68,13 +68,19 @@ class Serving:
                 ttl_s=settings.stream_ttl_s,
                 orphan_s=settings.orphan_timeout_s,
                 max_streams=settings.max_streams,
+                max_bytes=settings.stream_memory_bytes,
             )
         )
         self.idempotency = Idempotency(self.streams)
         self.tokens = StreamTokens()
-        self.num_open = 0
-        """Questions that are being answered."""
+        self.num_requests = 0
+        """Questions that are being answered, over connections."""
         self.is_draining = False
+
+    @property
+    def num_open(self) -> int:
+        """What a server that drains waits for: connections, and streams that go on without one."""
+        return self.num_requests + self.streams.num_live
 
     @property
     def is_ready(self) -> bool:
@@ -95,8 +101,9 @@ class Serving:
             style_of=lambda engine: AnswerStyle.for_model(engine.template, engine.tokenizer),
         )
         for model in self.registry.served:
-            # Ready already; the first request for JSON or tools need not wait for this.
+            # Ready already; the first request that needs one of these need not wait for it.
             model.style.warm_up()
+            model.engine.warm_up()
 
     def begin_drain(self) -> None:
         """Take no more; finish what was admitted."""
@@ -110,23 +117,17 @@ class Serving:
                 "this server is shutting down and takes no more requests; ask again in a moment",
                 retry_after_s=self.settings.drain_timeout_s,
             )
-        self.num_open += 1
+        self.num_requests += 1
         try:
             yield
         finally:
-            self.num_open -= 1
+            self.num_requests -= 1
 
     def keep(
         self, stream_id: str, tenant: str, pump: Pump, telling: Telling, *, served_by: str
     ) -> Kept[Telling]:
         """Keep a stream; until it is over, a server that drains waits for it."""
-        kept = self.streams.keep(stream_id, tenant, pump, telling, served_by=served_by)
-        self.num_open += 1
-        pump.when_over(self._one_less)
-        return kept
-
-    def _one_less(self) -> None:
-        self.num_open -= 1
+        return self.streams.keep(stream_id, tenant, pump, telling, served_by=served_by)
 
     async def admit(
         self,

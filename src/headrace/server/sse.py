@@ -9,11 +9,13 @@ A client that reads slowly makes `send` wait; what comes meanwhile is merged by 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from starlette.types import Receive, Scope, Send
 
 from headrace.events import Event
 from headrace.server.express import Lane
+from headrace.server.progress import LOOK_S, ProgressTeller
 from headrace.streams.pump import Pump
 from headrace.wire.numbered import Encoder
 
@@ -35,13 +37,22 @@ class EventWriter:
     """One response: everything that a pump's log says, from its first event to its end."""
 
     def __init__(
-        self, pump: Pump, encoder: Encoder, scope: Scope, send: Send, *, may_bypass: bool = True
+        self,
+        pump: Pump,
+        encoder: Encoder,
+        scope: Scope,
+        send: Send,
+        *,
+        may_bypass: bool = True,
+        tells_progress: bool = False,
     ) -> None:
-        """`may_bypass`: nobody else reads this log."""
+        """`may_bypass`: nobody else reads this log. `tells_progress`: the client asked how far its
+        request is while it says nothing."""
         self._pump = pump
         self._encoder = encoder
         self._send = send
         self._view = pump.log.view()
+        self._progress = ProgressTeller(pump) if tells_progress else None
         self._lane = Lane.of(scope, encoder) if may_bypass and pump.can_be_bypassed else None
 
     async def write(self, headers: list[tuple[bytes, bytes]]) -> None:
@@ -49,6 +60,8 @@ class EventWriter:
         start = {"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]}
         try:
             await self._send(start)
+            if self._progress is not None:
+                await self._tell(self._progress)
             while events := self._view.ready() or await self._more():
                 await self._say(events)
                 if self._encoder.is_ended:
@@ -58,6 +71,16 @@ class EventWriter:
                 self._pump.close_bypass(self._lane)
                 self._lane.end()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _tell(self, progress: ProgressTeller) -> None:
+        """Until there is a token, or an end."""
+        while not progress.is_over:
+            if news := progress.frame():
+                await self._send({"type": "http.response.body", "body": news, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._view.wait()
+            await self._say(self._view.ready())
 
     async def _say(self, events: list[Event]) -> None:
         body = b"".join([self._encoder.encode(event) for event in events])

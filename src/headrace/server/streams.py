@@ -1,32 +1,40 @@
-"""Kept streams over HTTP: read from any number, as events or by polling; stopped by any owner.
+"""Kept streams over HTTP: read from any number, as events or by polling; stopped by their owner.
 
 In: a stream's id and the last number a reader has. Out: numbered frames. Thread: the event loop.
+
+Whoever has the owner's key may do all; a token, which is for browsers, reads and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Sequence
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headrace.errors import InvalidRequest
+from headrace.errors import AuthenticationFailed, InvalidRequest
 from headrace.server import sse
 from headrace.server.exchange import exchange_of
+from headrace.server.progress import LOOK_S, ProgressTeller
 from headrace.server.serving import Serving
 from headrace.server.telling import Telling
 from headrace.streams.kept import Kept
+from headrace.wire.ask import JSON
 from headrace.wire.json_bytes import body, compact
-from headrace.wire.numbered import Frame, Numbered
+from headrace.wire.numbered import Frame
 from headrace.wire.sse import PING, retry
 
 RETRY_S = 1.0
 """How long an `EventSource` waits before it comes back."""
 MAX_WAIT_S = 60.0
-"""The longest poll."""
-_LARGEST = 2**53
+"""The longest poll; who asks for a longer one gets this."""
+_PART_BYTES = 65_536
+"""Of frames in one write: what a slow reader holds in memory beside the log."""
+_PAGE_BYTES = 262_144
+_MOST_DIGITS = 15
 
 
 def stream_headers(serving: Serving, kept: Kept[Telling]) -> list[tuple[bytes, bytes]]:
@@ -38,76 +46,133 @@ def stream_headers(serving: Serving, kept: Kept[Telling]) -> list[tuple[bytes, b
     return headers
 
 
+class Reader:
+    """Where one client stands in a kept stream, and what it waits for."""
+
+    def __init__(self, kept: Kept[Telling], after: int, receive: Receive) -> None:
+        """Reads what follows number `after`. Made while the request is handled; `close` it."""
+        self.kept = kept
+        self.number = after
+        self._waiter: asyncio.Future[None] | None = None
+        self._leaving = asyncio.ensure_future(sse.left(receive))
+        self._leaving.add_done_callback(self._wake)
+
+    @property
+    def has_left(self) -> bool:
+        return self._leaving.done()
+
+    @property
+    def has_all(self) -> bool:
+        """The last frame was read."""
+        return self.number >= len(self.kept.frames) and self._will_not_grow
+
+    def part(self) -> bytes:
+        """Server-sent events that nobody has to wait for, as many as fit into one write."""
+        part, self.number = self.kept.frames.part_after(self.number, _PART_BYTES)
+        return part
+
+    def page(self) -> Sequence[Frame]:
+        """The same as frames, as many as fit into one page."""
+        frames = self.kept.frames.after(self.number, _PAGE_BYTES)
+        if frames:
+            self.number = frames[-1].number
+        return frames
+
+    async def pause(self, until: float) -> None:
+        """Returns when something may have come, or the client has left, or at `until` on the
+        loop's clock."""
+        if self._will_not_grow or self.has_left:
+            return
+        self._waiter = self.kept.arrival()
+        timer = asyncio.get_running_loop().call_at(until, self._wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        self._leaving.cancel()
+
+    @property
+    def _will_not_grow(self) -> bool:
+        return self.kept.is_over or self.kept.frames.is_ended
+
+    def _wake(self, *because: object) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
 class KeptWriter:
     """One reader's response: every frame after a number, as server-sent events."""
 
-    def __init__(self, kept: Kept[Telling], *, after: int, heartbeat_s: float) -> None:
+    def __init__(
+        self, kept: Kept[Telling], *, after: int, heartbeat_s: float, tells_progress: bool = False
+    ) -> None:
         self._kept = kept
-        self._frames = Numbered(kept.form.encoder(), after)
-        self._view = kept.pump.log.view()
+        self._after = after
         self._heartbeat_s = heartbeat_s
+        self._progress = ProgressTeller(kept.pump) if tells_progress else None
 
     async def write(self, receive: Receive, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         """Until the end, or until the client leaves, which does not end the stream."""
         start = {"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, *headers]}
         with self._kept.reading():
-            leaving = asyncio.create_task(sse.left(receive))
+            reader = Reader(self._kept, self._after, receive)
             try:
                 await send(start)
-                await _send_part(send, retry(RETRY_S))
-                while not leaving.done() and (part := await self._next_part(leaving)):
+                await _send_part(send, retry(RETRY_S) + reader.part())
+                while part := await self._next_part(reader):
                     await _send_part(send, part)
             finally:
-                leaving.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                reader.close()
+        if self._kept.frames.is_ended:
+            # Choices that still speak where one has failed have no reader any more.
+            self._kept.stop()
+        if not reader.has_left:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def ready(self) -> list[Frame]:
-        """Frames that nobody has to wait for."""
-        return [frame for event in self._view.each() for frame in self._frames.encode(event)]
-
-    async def wait(self) -> None:
-        """Returns when something has come, or nothing will."""
-        await self._view.wait()
-
-    async def _next_part(self, leaving: asyncio.Task[None]) -> bytes:
+    async def _next_part(self, reader: Reader) -> bytes:
         """More frames, or a sign of life; nothing at the end."""
-        while not self._frames.is_ended:
-            if frames := self.ready():
-                return b"".join([frame.as_sse() for frame in frames])
-            if self._kept.pump.log.is_over and not self._view.has_more:
-                return b""
-            arrival = asyncio.ensure_future(self._view.wait())
-            try:
-                done, _ = await asyncio.wait(
-                    (arrival, leaving),
-                    timeout=self._heartbeat_s,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:
-                arrival.cancel()
-            if leaving in done:
-                return b""
-            if not done:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._heartbeat_s
+        while not reader.has_left:
+            if part := reader.part() or self._news():
+                return part
+            if reader.has_all:
+                break
+            if loop.time() >= due:
                 return PING
+            is_telling = self._progress is not None and not self._progress.is_over
+            await reader.pause(min(due, loop.time() + LOOK_S) if is_telling else due)
         return b""
+
+    def _news(self) -> bytes:
+        return b"" if self._progress is None else self._progress.frame()
 
 
 class Attachment:
     """The response of `GET /streams/{id}`."""
 
-    def __init__(self, serving: Serving, kept: Kept[Telling], after: int) -> None:
+    def __init__(
+        self, serving: Serving, kept: Kept[Telling], after: int, *, tells_progress: bool
+    ) -> None:
         self._serving = serving
         self._kept = kept
         self._after = after
+        self._tells_progress = tells_progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange_of(scope).is_streamed = True
-        if _has_all(self._kept, self._after):
+        frames = self._kept.frames
+        if frames.is_ended and self._after >= len(frames):
             # An `EventSource` comes back also after the end; this tells it to stop.
             await Response(status_code=204)(scope, receive, send)
             return
         writer = KeptWriter(
-            self._kept, after=self._after, heartbeat_s=self._serving.settings.heartbeat_s
+            self._kept,
+            after=self._after,
+            heartbeat_s=self._serving.settings.heartbeat_s,
+            tells_progress=self._tells_progress,
         )
         await writer.write(receive, send, stream_headers(self._serving, self._kept))
 
@@ -120,64 +185,80 @@ class StreamHandlers:
 
     async def attach(self, request: Request) -> ASGIApp:
         """Events after `Last-Event-ID`, or `?after=N`; 204 for who has them all."""
-        kept = self._find(request)
-        given = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
-        return Attachment(self._serving, kept, _number(given, "after"))
+        kept = self._readable(request)
+        query = request.query_params
+        after = _number(request.headers.get("last-event-id") or query.get("after") or "0")
+        ask = kept.form.form.asks[0]
+        wants_progress = query.get("progress") in ("1", "true")
+        return Attachment(self._serving, kept, after, tells_progress=ask.progress or wants_progress)
 
     async def poll(self, request: Request) -> ASGIApp:
         """`?after=N&wait=S`: what has come after N, waiting for something at most S seconds."""
-        kept = self._find(request)
-        after = _number(request.query_params.get("after", "0"), "after")
-        wait_s = _seconds(request.query_params.get("wait", "0"))
-        reader = KeptWriter(kept, after=after, heartbeat_s=wait_s)
+        kept = self._readable(request)
+        query = request.query_params
+        after, wait_s = _number(query.get("after") or "0"), _seconds(query.get("wait") or "0")
+        until = asyncio.get_running_loop().time() + wait_s
         with kept.reading():
-            frames = reader.ready()
-            if not frames and wait_s:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait_s):
-                        frames = await self._first(reader, kept)
-        last = frames[-1].number if frames else after
-        is_done = _has_all(kept, last)
-        path = f"{request.url.path}?after={last}"
+            reader = Reader(kept, after, request.receive)
+            try:
+                frames = reader.page()
+                while not (frames or reader.has_left or reader.has_all):
+                    if asyncio.get_running_loop().time() >= until:
+                        break
+                    await reader.pause(until)
+                    frames = reader.page()
+                is_done = reader.has_all
+            finally:
+                reader.close()
+        again = {name: query[name] for name in ("wait", "token") if name in query}
+        path = f"{request.scope['path']}?{urlencode({'after': reader.number, **again})}"
         return _json(_page(frames, path, is_done))
 
     async def stop(self, request: Request) -> ASGIApp:
         """End the stream; what it said until now stays readable for a while."""
-        kept = self._find(request)
+        kept = self._owned(request)
         kept.stop()
         await kept.pump.log.ended()
-        return _json(body({"id": kept.id, "object": "stream", "status": "ended"}))
+        return _told({"id": kept.id, "object": "stream", "status": "ended"})
 
-    @staticmethod
-    async def _first(reader: KeptWriter, kept: Kept[Telling]) -> list[Frame]:
-        while not kept.pump.log.is_over:
-            await reader.wait()
-            if frames := reader.ready():
-                return frames
-        return reader.ready()
+    async def token(self, request: Request) -> ASGIApp:
+        """Leave to read, for a page that has no key."""
+        kept = self._owned(request)
+        tokens = self._serving.tokens
+        path = request.scope["path"].removesuffix("/token")
+        token = tokens.make(kept.id, kept.tenant)
+        return _told(
+            {
+                "object": "stream.token",
+                "token": token,
+                "expires_at": tokens.expiry(),
+                "url": f"{path}?{urlencode({'token': token})}",
+            }
+        )
 
-    def _find(self, request: Request) -> Kept[Telling]:
-        wanted = request.path_params["id"]
+    def _owned(self, request: Request) -> Kept[Telling]:
+        """The stream, for who brings its owner's key. Raises `AuthenticationFailed`,
+        `StreamNotFound`, `StreamGone`."""
+        tenant = self._serving.access.authenticate(request.scope["headers"]).id
+        return self._of(request, tenant)
+
+    def _readable(self, request: Request) -> Kept[Telling]:
+        """The stream, also for who brings a token. Raises as `_owned` does."""
         token = request.query_params.get("token")
-        if token is not None:
-            tenant = self._serving.tokens.tenant(wanted, token)
-        else:
-            tenant = self._serving.access.authenticate(request.scope["headers"]).id
+        access = self._serving.access
+        if not token or access.is_open or "authorization" in request.headers:
+            return self._owned(request)
+        tenant = self._serving.tokens.tenant(request.path_params["id"], token)
+        if not access.knows(tenant):
+            raise AuthenticationFailed("the key behind this token was revoked")
+        return self._of(request, tenant)
+
+    def _of(self, request: Request, tenant: str) -> Kept[Telling]:
         exchange_of(request.scope).tenant = tenant
-        return self._serving.streams.find(wanted, tenant)
+        return self._serving.streams.find(request.path_params["id"], tenant)
 
 
-def _has_all(kept: Kept[Telling], after: int) -> bool:
-    """The stream is over, and number `after` was its last."""
-    if not kept.pump.log.is_over:
-        return False
-    frames = Numbered(kept.form.encoder())
-    for event in kept.pump.log:
-        frames.encode(event)
-    return after >= frames.number
-
-
-def _page(frames: list[Frame], path: str, is_done: bool) -> bytes:
+def _page(frames: Sequence[Frame], path: str, is_done: bool) -> bytes:
     events = b",".join(
         [
             b'{"id":%d,"data":%b}'
@@ -189,10 +270,11 @@ def _page(frames: list[Frame], path: str, is_done: bool) -> bytes:
     return b'{"events":[' + events + tail
 
 
-def _number(text: str, name: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text[:20]) > _LARGEST:
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
         raise InvalidRequest(
-            f"`{name}` must be the number of an event, not {text[:40]!r}", param=name
+            f"`after`, or `Last-Event-ID`, must be the number of an event, not {text[:40]!r}",
+            param="after",
         )
     return int(text)
 
@@ -202,15 +284,17 @@ def _seconds(text: str) -> float:
         wait_s = float(text)
     except ValueError:
         wait_s = -1.0
-    if not 0 <= wait_s <= MAX_WAIT_S:
-        raise InvalidRequest(
-            f"`wait` must be seconds from 0 to {MAX_WAIT_S:g}, not {text[:40]!r}", param="wait"
-        )
-    return wait_s
+    if not wait_s >= 0:
+        raise InvalidRequest(f"`wait` must be seconds, not {text[:40]!r}", param="wait")
+    return min(wait_s, MAX_WAIT_S)
 
 
 async def _send_part(send: Send, part: bytes) -> None:
     await send({"type": "http.response.body", "body": part, "more_body": True})
+
+
+def _told(value: JSON) -> Response:
+    return _json(body(value))
 
 
 def _json(content: bytes) -> Response:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from headrace.engine.engine import Engine, Prepared
+from headrace.engine.progress import Progress
 from headrace.engine.stream import Ticket
 from headrace.errors import GenerationFailed, HeadraceError
 from headrace.events import (
@@ -87,6 +88,7 @@ class Pump:
         self.log = StreamLog(num_choices)
         self.tally = Tally(num_choices)
         self.seed = 0
+        self._engine: Engine | None = None
         self._parsers = [parser(choice) for choice in range(num_choices)]
         self._when_over: list[Callable[[], None]] = [lambda: on_end(self)]
         self._tickets: list[Ticket[_Ear]] = []
@@ -95,6 +97,7 @@ class Pump:
     def submit(self, engine: Engine, prepared: Sequence[Prepared]) -> None:
         """Ask the engine. Raises what refuses a prompt, and then leaves nothing running."""
         first = 0
+        self._engine = engine
         try:
             for one in prepared:
                 self._tickets.append(engine.submit(one, _Ear(self, first)))
@@ -104,6 +107,12 @@ class Pump:
             raise
         self.seed = self._tickets[0].submission.seed
         self._watchdog.start()
+
+    def progress(self) -> Progress | None:
+        """How far the first prompt is; None once there is a token, or an end."""
+        if self._engine is None or self.tally.first_token_at is not None or self.log.is_over:
+            return None
+        return self._engine.progress(self._tickets[0].submission)
 
     @property
     def can_be_bypassed(self) -> bool:
@@ -137,6 +146,11 @@ class Pump:
         """Stop within a step: nobody wants the rest. Each choice still says its end."""
         for ticket in self._tickets:
             ticket.cancel()
+
+    def fail(self, error: HeadraceError) -> None:
+        """Stop all choices that have not ended; each says `error` as its end, at once."""
+        self._catch_up()
+        self._run_out(error)
 
     def hear(self, events: Sequence[Event], now: float, *, taken_by: Bypass | None = None) -> None:
         """Take in what the engine said at `now`. What it says of a choice that has ended here is
@@ -288,7 +302,7 @@ class _Ear:
 
     def open_bypass(self, bypass: Bypass) -> bool:
         with self._lock:
-            if self._num_on_their_way or self._is_busy or self._bypass is not None:
+            if self._is_busy or self._num_on_their_way or self._early or self._bypass is not None:
                 return False
             self._bypass = bypass
             return True

@@ -101,6 +101,8 @@ class Ask:
     logprobs: bool = False
     top_logprobs: int = 0
     ignore_eos: bool = False
+    heal: bool = True
+    """Where a text is gone on from, its last tokens are chosen anew."""
 
     stream: bool | None = None
     """None: the field was absent; see `server/negotiation.py`."""
@@ -108,6 +110,8 @@ class Ask:
     resumable: bool = False
     """The answer is kept under an id: readers may leave and come back, and only who says so stops
     it."""
+    progress: bool = False
+    """While nothing is said yet: tell how far the request is, as events of their own."""
 
     response_format: ResponseFormat = None
     tools: tuple[Tool, ...] = ()

@@ -137,6 +137,7 @@ def parse_chat(body: Mapping[str, JSON], limits: BodyLimits, *, strict: bool = F
         continues=continues,
         include_usage=options["include_usage"],
         resumable=options["resumable"],
+        progress=options["progress"],
         response_format=response_format,
         tools=tools,
         tool_choice=tool_choice,

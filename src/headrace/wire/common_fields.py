@@ -59,6 +59,11 @@ STOP = Then(
 STREAM_OPTIONS = Table(
     field("include_usage", Boolean(), note="One more chunk with the usage alone."),
     ours("resumable", Boolean(), note="Keep the stream, so that readers may leave and come back."),
+    ours(
+        "progress",
+        Boolean(),
+        note="Tell the place in the queue, and in the prompt, until tokens come.",
+    ),
 )
 
 MODEL = field(
@@ -103,6 +108,13 @@ OUR_SAMPLING = (
     ours("min_p", Number(0, 1), "min_p", "Keep tokens at least this likely beside the likeliest."),
     ours("repetition_penalty", Number(0.01, 100), "repetition_penalty", "1 changes nothing."),
     ours("ignore_eos", Boolean(), "ignore_eos", "Go on after the answer's end: for benchmarks."),
+    ours(
+        "heal",
+        Boolean(),
+        "heal",
+        "Where a text is gone on from, choose its last tokens anew, so that it may end anywhere, "
+        "also inside a word.",
+    ),
 )
 TEMPLATE_VARIABLES = ours(
     "chat_template_kwargs",
@@ -112,7 +124,10 @@ TEMPLATE_VARIABLES = ours(
 )
 
 
+_OPTIONS = ("include_usage", "resumable", "progress")
+
+
 def stream_options(given: Given) -> dict[str, bool]:
     """What of `stream_options` goes into an `Ask`."""
     options: dict[str, Any] = given.get("stream_options", {})
-    return {name: bool(options.get(name, False)) for name in ("include_usage", "resumable")}
+    return {name: bool(options.get(name, False)) for name in _OPTIONS}

@@ -192,6 +192,7 @@ def parse_responses(
         continues=is_unfinished(messages[-1]),
         include_usage=options["include_usage"],
         resumable=options["resumable"],
+        progress=options["progress"],
         response_format=given.get("text", {}).get("format"),
         tools=tools,
         tool_choice=choice,
