@@ -60,6 +60,16 @@ class Healer:
                 self._made = Spellings(self._tokenizer, self._vocab_size)
             return self._made
 
+    def warm_up(self) -> None:
+        """Make the vocabulary, and the mask that takes longest."""
+        self.spellings.mask(b" ")
+
+    def healing(self, begun: bytes, inner: Grammar | None) -> Healing:
+        """A grammar that spells `begun` first. Its first mask is made here, because the widest take
+        milliseconds, and the engine thread has none to spare."""
+        self.spellings.mask(begun)
+        return Healing(self.spellings, begun, inner)
+
     def after(self, before: Sequence[int], text: str) -> list[int]:
         """Tokens of `text` where it follows the tokens `before`: those a model would write there,
         whatever the end of `before` could merge with."""

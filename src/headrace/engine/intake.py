@@ -51,6 +51,11 @@ class Intake:
             Healer(tokenizer, vocab_size) if isinstance(tokenizer, HealableTokenizer) else None
         )
 
+    def warm_up(self) -> None:
+        """Make what healing needs, so that no request waits for it."""
+        if self._healer is not None:
+            self._healer.warm_up()
+
     def begin(self, request: Request) -> Beginning:
         """Raises `InvalidRequest`, `ContextLengthExceeded` and `TemplateError`."""
         prompt, floor = self._prompt(request)
@@ -158,7 +163,7 @@ def _healed(
         grammar = before(request.grammar, begun)
     except LookupError:
         return request, prompt
-    healing = Healing(healer.spellings, begun, grammar)
+    healing = healer.healing(begun, grammar)
     return replace(request, grammar=healing, begun=begun), prompt[:num_kept]
 
 
@@ -168,4 +173,4 @@ def _bound(healer: Healer, request: Request) -> Request:
         grammar = before(request.grammar, request.begun)
     except LookupError:
         grammar = request.grammar
-    return replace(request, grammar=Healing(healer.spellings, request.begun, grammar))
+    return replace(request, grammar=healer.healing(request.begun, grammar))

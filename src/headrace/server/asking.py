@@ -140,6 +140,7 @@ def _request(ask: Ask, plan: AnswerPlan, tenant: str) -> Request:
         stop=ask.stop,
         n=ask.n,
         ignore_eos=ask.ignore_eos,
+        heal=ask.heal,
         temperature=ask.temperature,
         top_p=ask.top_p,
         top_k=ask.top_k,
