@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
 TokenIds: TypeAlias = "array[int]"
@@ -41,6 +42,8 @@ class ModelSpec:
     identity: str
     """Names everything a result depends on: model hash, KV type, RoPE settings, numerics version.
     Two models of equal identity give equal bits for equal inputs."""
+    path: Path | None = None
+    """The file of its weights, if there is one: for whoever must be surer than `identity` is."""
 
 
 class Span(NamedTuple):

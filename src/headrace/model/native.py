@@ -201,6 +201,7 @@ class NativeModel:
             isa=core.isa,
             num_threads=core.num_threads,
             identity=f"{_fingerprint(file)}/kv-f16/numerics-{_native.NUMERICS_VERSION}",
+            path=file.path,
         )
 
     @_refusing("the KV pool cannot be made", "a number of banks, 32-bit")

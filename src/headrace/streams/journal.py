@@ -86,6 +86,13 @@ class _Stream:
         return len(self.ended) == self.num_choices
 
 
+def is_interruption(events: Iterable[Event]) -> bool:
+    """Whether a batch of events says that the engine is going: nothing of it is on record, and some
+    of it would have been said otherwise. Whoever reads a stream that is kept drops it whole, and
+    hears the rest from the next engine."""
+    return any(isinstance(e, Failed) and isinstance(e.error, EngineClosed) for e in events)
+
+
 def recover(folder: Path) -> list[Recovered]:
     """The streams in a journal's folder that are not gone, eldest first. What is broken or half
     written is left out, and what followed it. Raises `JournalFailed` where it may not be read."""
