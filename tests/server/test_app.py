@@ -17,7 +17,7 @@ from headrace.server.exchange import Exchanges
 from headrace.server.keys import KeyStore
 from headrace.server.paths import PREFIXES
 from headrace.testing.asgi import Call
-from support.asgi import CHAT, Door, frames, run, settle
+from support.asgi import CHAT, COMPLETIONS, Door, frames, run, settle
 from support.bodies import chat_body
 
 REQUEST_ID = re.compile(r"req_[0-9a-hjkmnp-tv-z]{26}")
@@ -346,7 +346,7 @@ def test_a_cancelled_request_is_no_answer() -> None:
     run(play)
 
 
-def test_lifespan_passes_and_websockets_do_not() -> None:
+def test_lifespan_passes_and_unknown_websockets_do_not() -> None:
     seen: list[str] = []
     sent: list[dict[str, Any]] = []
 
@@ -359,9 +359,9 @@ def test_lifespan_passes_and_websockets_do_not() -> None:
     async def play() -> None:
         await Refusals(app)({"type": "lifespan"}, None, send)  # type: ignore[arg-type]
         door = Door()
-        socket = {"type": "websocket", "path": CHAT, "headers": [(b"host", b"localhost")]}
+        socket = {"type": "websocket", "path": COMPLETIONS, "headers": [(b"host", b"localhost")]}
         await door.app(socket, None, send)  # type: ignore[arg-type]
-        assert door.ended == []
+        assert [(fact.status, fact.error_code) for fact in door.ended] == [(403, "unknown_url")]
 
     run(play)
     assert seen == ["lifespan"]
@@ -378,7 +378,7 @@ def test_routes_are_found_once() -> None:
             def observe(self, fact: Any) -> None:
                 facts.append(fact)
 
-        app = Exchanges(Refusals(Routes([])), Facts())
+        app = Exchanges(Refusals(Routes([], {})), Facts())
         call = await Call(app, "GET", "/x").ended()
         assert call.status == 404
         assert [fact.endpoint for fact in facts] == ["other"]

@@ -23,6 +23,8 @@ from headrace.server.paths import PREFIXES, NormalPaths
 from headrace.server.respond import ReadForm, respond
 from headrace.server.responses import ResponsesForm
 from headrace.server.serving import Serving
+from headrace.server.socket.chat import ChatTalk
+from headrace.server.socket.connection import Sockets
 from headrace.server.status import Status
 from headrace.server.streams import StreamHandlers
 from headrace.wire.model_cards import model_card, model_list
@@ -50,7 +52,7 @@ _MAX_SHOWN = 200
 
 def create_app(serving: Serving) -> ASGIApp:
     """The whole server as an ASGI application."""
-    app: ASGIApp = Routes(_routes(serving))
+    app: ASGIApp = Routes(_routes(serving), _sockets(serving))
     for wrap in _middleware(serving):
         app = wrap(app)
     return app
@@ -85,6 +87,12 @@ def _routes(serving: Serving) -> list[Route]:
     ]
 
 
+def _sockets(serving: Serving) -> dict[str, ASGIApp]:
+    """By path: what answers an upgrade to WebSocket."""
+    chats = Sockets(serving, ChatTalk)
+    return {prefix + "/chat/completions": chats for prefix in PREFIXES}
+
+
 def _middleware(serving: Serving) -> list[Callable[[ASGIApp], ASGIApp]]:
     """Innermost first."""
     settings = serving.settings
@@ -105,12 +113,14 @@ def _middleware(serving: Serving) -> list[Callable[[ASGIApp], ASGIApp]]:
 class Routes:
     """The first route that fits both path and method; a wrong method is an unknown URL, too."""
 
-    def __init__(self, routes: list[Route]) -> None:
+    def __init__(self, routes: list[Route], sockets: dict[str, ASGIApp]) -> None:
         self._routes = routes
+        self._sockets = sockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise UnknownURL("this server speaks HTTP")
+        if scope["type"] == "websocket":
+            await self._upgrade(scope, receive, send)
+            return
         for route in self._routes:
             match, found = route.matches(scope)
             if match is Match.FULL:
@@ -123,6 +133,13 @@ class Routes:
             f"Unknown request URL: {asked}. Please check the URL for typos, or see the docs at "
             "/docs"
         )
+
+    async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if (socket := self._sockets.get(path)) is None:
+            raise UnknownURL(f"there is no WebSocket at {path[:_MAX_SHOWN]}; see /docs")
+        exchange_of(scope).endpoint = endpoint_of(path)
+        await socket(scope, receive, send)
 
 
 def endpoint_of(path: str) -> str:

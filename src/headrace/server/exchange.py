@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 import time
 from array import array
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headrace.errors import HeadraceError
+from headrace.errors import Forbidden, HeadraceError
 from headrace.observe.observer import Observer, RequestEnded
 from headrace.wire.ids import request_id
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 LEFT = 499
 """The status of a request whose client went away before the response was whole."""
 
+_SWITCHED = 101
 _KEY = "headrace.exchange"
 _MAX_CLIENT_ID = 128
 _PRINTABLE = re.compile(rb"[!-~]{1,%d}" % _MAX_CLIENT_ID)
@@ -92,13 +94,16 @@ def exchange_of(scope: Scope) -> Exchange:
 
 
 class Exchanges:
-    """Middleware: an exchange for each HTTP request."""
+    """Middleware: an exchange for each HTTP request, and for each upgrade to WebSocket."""
 
     def __init__(self, app: ASGIApp, observer: Observer) -> None:
         self._app = app
         self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._upgrade(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -128,6 +133,25 @@ class Exchanges:
                 # Tokens are counted once, and all of them: when the last one has been said.
                 exchange.pump.when_over(lambda: self._observer.observe(exchange.fact()))
             else:
+                self._observer.observe(exchange.fact())
+
+    async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A fact only where it is refused: what is asked over a socket has exchanges of its own."""
+        exchange = scope[_KEY] = Exchange(_client_id(scope))
+
+        # Not a coroutine of its own: what is said over the socket goes straight through.
+        def send_with_id(message: Message) -> Awaitable[None]:
+            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                exchange.status = message.get("status", _SWITCHED)
+                message["headers"] = [*message.get("headers", ()), *_headers(exchange)]
+            elif message["type"] == "websocket.close" and exchange.status == LEFT:
+                exchange.status = Forbidden.status  # as servers say it that cannot say more
+            return send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            if exchange.status != _SWITCHED:
                 self._observer.observe(exchange.fact())
 
 

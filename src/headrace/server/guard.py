@@ -25,6 +25,8 @@ ANY = "*"
 
 _MAX_SHOWN = 100
 _POLICY_VIOLATION = 1008
+_DENIAL = "websocket.http.response"
+"""ASGI's extension by which an upgrade is answered like any request."""
 
 
 class Guard:
@@ -89,17 +91,20 @@ async def refuse(scope: Scope, send: Send, error: HeadraceError) -> None:
     """Answer with an error before anything else was sent."""
     with suppress(KeyError):
         exchange_of(scope).error = error
+    prefix = ""
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-        return
+        prefix = "websocket."
+        if _DENIAL not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
     body = error_body(error)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         *((name.encode(), value.encode()) for name, value in error_headers(error).items()),
     ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": f"{prefix}http.response.start", "status": error.status, "headers": headers})
+    await send({"type": f"{prefix}http.response.body", "body": body})
 
 
 def _without_port(host: str) -> str:

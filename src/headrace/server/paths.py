@@ -30,6 +30,6 @@ class NormalPaths:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] != "lifespan":
             scope["path"] = normal(scope["path"])
         await self._app(scope, receive, send)

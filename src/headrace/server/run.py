@@ -28,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace.errors import CannotListen, HeadraceError, InvalidRequest
 from headrace.server.express import EXTENSION
+from headrace.server.socket.protocol import SocketProtocol
 from headrace.wire.error_body import error_body
 
 MAX_HEAD_BYTES = 65_536
@@ -66,14 +67,16 @@ class Runner:
         drain_timeout_s: float = 25.0,
         keep_alive_s: float = 75.0,
         read_timeout_s: float = 30.0,
+        max_message_bytes: int = 4_000_000,
         cut: Callable[[], None] = lambda: None,
     ) -> None:
-        """`cut` ends whatever is still open after `drain_timeout_s`; it is called on a thread, and
-        may take a moment. Times are in seconds; see `ServerSettings`."""
+        """`max_message_bytes` is the most of one message over a WebSocket. `cut` ends whatever is
+        still open after `drain_timeout_s`; it is called on a thread, and may take a moment. Times
+        are in seconds; see `ServerSettings`."""
         self._drainable = drainable
         self._drain_timeout_s = drain_timeout_s
         self._cut = cut
-        self._config = _config(app, keep_alive_s, read_timeout_s)
+        self._config = _config(app, keep_alive_s, read_timeout_s, max_message_bytes)
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._signal: signal.Signals | None = None
@@ -231,6 +234,10 @@ class _Connection(HttpToolsProtocol):
         # The scope is a plain dict, and this is ours: the types know only what ASGI knows.
         self.scope["extensions"] = {EXTENSION: self.transport}  # type: ignore[dict-item]
 
+    def handle_websocket_upgrade(self) -> None:
+        self._late.cancel()  # from here on the connection is `SocketProtocol`'s
+        super().handle_websocket_upgrade()
+
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._num_head_bytes = 0
@@ -257,13 +264,18 @@ class _Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def _config(app: ASGIApp, keep_alive_s: float, read_timeout_s: float) -> uvicorn.Config:
+def _config(
+    app: ASGIApp, keep_alive_s: float, read_timeout_s: float, max_message_bytes: int
+) -> uvicorn.Config:
     connection = type("Connection", (_Connection,), {"read_timeout_s": read_timeout_s})
     return uvicorn.Config(
         cast(Any, app),
         interface="asgi3",
         http=connection,
-        ws="none",
+        ws=SocketProtocol,
+        ws_max_size=max_message_bytes,
+        # Tokens are too short to be worth the time.
+        ws_per_message_deflate=False,
         lifespan="off",
         workers=1,
         backlog=BACKLOG,

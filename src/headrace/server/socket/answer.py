@@ -1,0 +1,159 @@
+"""One answer over a socket: from its question, or from where a reader left, to its last message.
+
+In: a wish. Out: a speech for the outlet, and a `RequestEnded` fact. Thread: the event loop.
+Next: `asking.py`, `outlet.py`.
+
+Leaving the socket cancels a plain answer; a resumable one goes on for those who come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from headrace.errors import HeadraceError, InvalidRequest
+from headrace.events import Failed
+from headrace.server.asking import start
+from headrace.server.chat import ChatForm
+from headrace.server.exchange import Exchange
+from headrace.server.respond import header_value, ignored_headers, telling
+from headrace.server.serving import Serving
+from headrace.server.socket.outlet import Outlet, Source, Speech
+from headrace.server.socket.sources import KeptSource, PlainSource
+from headrace.server.streams import stream_headers
+from headrace.server.telling import Telling
+from headrace.streams.kept import Kept
+from headrace.streams.log import StreamLog
+from headrace.streams.pump import Pump
+from headrace.wire.ids import stream_id
+from headrace.wire.socket_frames import (
+    NumberedMessages,
+    PlainMessages,
+    Question,
+    Resume,
+    opening,
+)
+
+OK = 200
+
+
+class Answer:
+    """Asked for under an id; run once."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        exchange: Exchange,
+        answer_id: str,
+        outlet: Outlet,
+        on_end: Callable[[], None],
+    ) -> None:
+        """`on_end` is called when the last message is about to be sent: the id is free again."""
+        self.id = answer_id
+        self.exchange = exchange
+        self._serving = serving
+        self._outlet = outlet
+        self._on_end = on_end
+        self._stops: Callable[[], None] | None = None
+        self._is_stopped = False
+        self._speech: Speech | None = None
+
+    def stop(self) -> None:
+        """Its client wants no more: the last message comes within a step, unless it has been sent.
+        Where nothing runs yet, as soon as something does."""
+        self._is_stopped = True
+        if self._stops is not None:
+            self._stops()
+
+    def leave(self) -> None:
+        """Its client is gone."""
+        if self._speech is None:
+            self.exchange.has_left = True
+        elif not self._speech.sent.done():
+            self.exchange.has_left = True
+            self._speech.abandon()
+
+    async def give(self, wanted: Question | Resume) -> None:
+        """All of it, to the last message. Raises what refuses it."""
+        await (self._ask(wanted) if isinstance(wanted, Question) else self._resume(wanted))
+
+    def failed(self, error: HeadraceError) -> None:
+        """It was not answered, and this is why."""
+        self.exchange.status, self.exchange.error = error.status, error
+
+    def when_counted(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when it is known what the answer cost: a stream that is kept goes on."""
+        exchange = self.exchange
+        if exchange.is_kept and exchange.pump is not None:
+            exchange.pump.when_over(tell)
+        else:
+            tell()
+
+    async def _ask(self, question: Question) -> None:
+        serving, exchange = self._serving, self.exchange
+        form = ChatForm(question.body, serving.body_limits, serving.settings.strict)
+        ask = form.asks[0]
+        exchange.headers += ignored_headers(ask)
+        pump = await start(serving, exchange, form.asks)
+        told = telling(serving, exchange, form, pump)
+        if ask.resumable and not exchange.has_left:
+            exchange.is_kept = True
+            served_by = exchange.served_by or ""
+            kept = serving.keep(stream_id(), exchange.tenant, pump, told, served_by=served_by)
+            await self._tell_kept(kept, after=0)
+        else:
+            await self._tell_plain(pump, told)
+
+    async def _resume(self, wish: Resume) -> None:
+        kept = self._serving.streams.find(wish.stream, self.exchange.tenant)
+        if not isinstance(kept.form.form, ChatForm):
+            raise InvalidRequest(
+                "this stream is no chat's; read it over HTTP, at /v1/streams/{id}", param="stream"
+            )
+        self.exchange.served_by = kept.served_by
+        await self._tell_kept(kept, wish.after)
+
+    async def _tell_plain(self, pump: Pump, told: Telling) -> None:
+        self._runs(pump.cancel)
+        try:
+            source = PlainSource(pump.log, PlainMessages(self.id, told.encoder()))
+            await self._say(pump.log, source)
+        finally:
+            # Whatever went wrong here, nothing is generated for nobody.
+            pump.cancel()
+            if self.exchange.has_left:
+                await pump.log.ended()
+
+    async def _tell_kept(self, kept: Kept[Telling], after: int) -> None:
+        self._runs(kept.stop)
+        self.exchange.headers += stream_headers(self._serving, kept)
+        with kept.reading():
+            source = KeptSource(kept, NumberedMessages(self.id), after)
+            await self._say(kept.pump.log, source)
+            if source.is_ended:
+                # Choices that still speak where one has failed have no reader any more.
+                kept.stop()
+
+    def _runs(self, stop: Callable[[], None]) -> None:
+        """There is something to stop from now on."""
+        self._stops = stop
+        if self._is_stopped:
+            stop()
+
+    async def _say(self, log: StreamLog, source: Source) -> None:
+        exchange = self.exchange
+        if exchange.has_left:
+            return
+        exchange.headers.append((b"x-headrace-model", header_value(exchange.served_by or "")))
+        self._outlet.say(opening(self.id, headers_of(exchange)))
+        self._speech = Speech(source, self._on_end)
+        self._outlet.add(self._speech)
+        exchange.status = OK
+        was_sent = await self._speech.sent
+        first = next(iter(log), None)
+        if was_sent and isinstance(first, Failed):
+            self.failed(first.error)
+
+
+def headers_of(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """What would be on the response over HTTP."""
+    return [(b"x-request-id", exchange.id.encode()), *exchange.headers]

@@ -1,0 +1,156 @@
+"""All that one socket sends: its answers in turns, as fast as the client reads.
+
+In: logs of many answers. Out: messages, those of one turn in one write. Thread: the event loop.
+Next: `protocol.py`, which frames them.
+
+A client that reads slowly makes `send` wait, and nothing is encoded meanwhile: what comes is kept
+by the logs, and merged by their views.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from starlette.types import Scope, Send
+
+MESSAGES = "headrace.messages"
+"""An extension of ASGI: `{"type": MESSAGES, "messages": [bytes, …]}` sends several at once."""
+
+_TURN_BYTES = 16_384
+"""One answer's, before the next one has its turn."""
+_WRITE_BYTES = 65_536
+"""All answers', before the loop has its turn."""
+_MAX_WORDS = 64
+"""Messages that belong to no log and may wait, before the client is not listened to."""
+
+
+class Source(Protocol):
+    """Where an answer's messages come from."""
+
+    @property
+    def is_ended(self) -> bool:
+        """The last message has been taken."""
+
+    def take(self, num_bytes: int) -> list[bytes]:
+        """What has come and was not taken, about so much of it; maybe nothing."""
+
+    def arrival(self) -> asyncio.Future[None] | None:
+        """Done when there is more to take; None where there is already."""
+
+
+class Speech:
+    """One answer on its way out."""
+
+    def __init__(self, source: Source, on_end: Callable[[], None]) -> None:
+        """`on_end` is called when the last message is about to be sent."""
+        self._source = source
+        self._on_end = on_end
+        self.arrival = source.arrival
+        self.sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """True when the last message has been sent, False when it was abandoned. Raises what is
+        wrong with the source."""
+
+    @property
+    def is_ended(self) -> bool:
+        return self._source.is_ended
+
+    def take(self) -> list[bytes]:
+        """One turn's messages; maybe none."""
+        taken = self._source.take(_TURN_BYTES)
+        if self.is_ended:
+            self._on_end()
+        return taken
+
+    def abandon(self) -> None:
+        """Nobody listens any more."""
+        if not self.sent.done():
+            self.sent.set_result(False)
+
+
+class Outlet:
+    """What a socket has to send, and the one task that sends it."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._send = send
+        self._takes_many = MESSAGES in scope.get("extensions", {})
+        self._words: list[bytes] = []
+        self._ready: deque[Speech] = deque()
+        self._something = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def say(self, message: bytes) -> None:
+        """Send `message` before anything else."""
+        self._words.append(message)
+        self._something.set()
+        if len(self._words) >= _MAX_WORDS:
+            self._room.clear()
+
+    def add(self, speech: Speech) -> None:
+        """Send what it says until its end, or until it is abandoned."""
+        self._ready.append(speech)
+        self._something.set()
+
+    async def room(self) -> None:
+        """Returns when few messages of `say` wait."""
+        await self._room.wait()
+
+    async def run(self) -> None:
+        """Send for ever. Raises what `send` raises: `OSError` where the client has gone."""
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            messages, ended = self._gather()
+            if messages:
+                await self._write(messages)
+            for speech in ended:
+                if not speech.sent.done():
+                    speech.sent.set_result(True)
+            if self._ready:
+                self._something.set()
+                await asyncio.sleep(0)
+
+    def _gather(self) -> tuple[list[bytes], list[Speech]]:
+        """One write's messages, of everybody in turn, and whose last ones are among them."""
+        messages, self._words = self._words, []
+        self._room.set()
+        ended: list[Speech] = []
+        num_bytes = 0
+        for _ in range(len(self._ready)):
+            if num_bytes >= _WRITE_BYTES:
+                break
+            speech = self._ready.popleft()
+            if speech.sent.done():
+                continue
+            try:
+                taken = self._taken(speech)
+            except Exception as error:  # harms this answer alone
+                speech.sent.set_exception(error)
+                continue
+            num_bytes += sum(map(len, taken))
+            messages += taken
+            if speech.is_ended:
+                ended.append(speech)
+        return messages, ended
+
+    def _taken(self, speech: Speech) -> Sequence[bytes]:
+        """One turn's messages. Until its end, `speech` is ready again when it has more."""
+        taken = speech.take()
+        if speech.is_ended:
+            return taken
+        arrival = speech.arrival()
+        if arrival is None:
+            self._ready.append(speech)
+        else:
+            arrival.add_done_callback(lambda _: self.add(speech))
+        return taken
+
+    async def _write(self, messages: list[bytes]) -> None:
+        if self._takes_many:
+            await self._send({"type": MESSAGES, "messages": messages})
+            return
+        for message in messages:
+            await self._send({"type": "websocket.send", "text": message.decode()})
