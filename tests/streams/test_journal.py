@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ class TestKeeping:
         data = records.MAGIC + records.encode(
             records.Over(Ended(0, type("Newer", (GenerationFailed,), {})("what")), 1.0), 1, 0
         )
-        [(over, _, _)] = records.decode(data)
+        [(over, _, _, _)] = records.decode(data)
         assert isinstance(over, records.Over) and isinstance(over.ended.how, GenerationFailed)
 
     def test_what_is_said_twice_is_kept_once(self, journal: Journal, folder: Path) -> None:
@@ -277,11 +277,13 @@ def histories(draw: st.DrawFn) -> list[tuple[records.Record, int, int]]:
     return history
 
 
-def alike(read: Sequence[tuple[records.Record, int, int]]) -> list[tuple[object, int, int]]:
+def alike(
+    read: Iterable[tuple[records.Record, int, int] | records.Entry],
+) -> list[tuple[object, int, int]]:
     """Comparable: token ids as tuples."""
     return [
         ((one.choice, tuple(one.token_ids)) if isinstance(one, Said) else one, stream, index)
-        for one, stream, index in read
+        for one, stream, index, *_ in read
     ]
 
 
@@ -293,7 +295,7 @@ class TestBrokenBytes:
     ) -> None:
         parts = [records.encode(*entry) for entry in history]
         segment = bytearray(records.MAGIC + b"".join(parts))
-        assert alike(list(records.decode(bytes(segment)))) == alike(history)
+        assert alike(records.decode(bytes(segment))) == alike(history)
         whole = bytes(segment)
         position = data.draw(st.integers(0, len(segment) - 1))
         if data.draw(st.booleans()):
@@ -305,7 +307,7 @@ class TestBrokenBytes:
         for part in parts:
             end += len(part)
             num_whole += segment[:end] == whole[:end]
-        assert alike(list(records.decode(bytes(segment)))) == alike(history[:num_whole])
+        assert alike(records.decode(bytes(segment))) == alike(history[:num_whole])
         _check_recovery(bytes(segment), history[:num_whole])
 
     @given(garbage=st.binary(max_size=200))
@@ -318,7 +320,8 @@ class TestBrokenBytes:
         sound = records.encode(records.Gone(), 1, 0)
         body = bytes([99]) + sound[9:]
         odd = sound[:4] + records._checksum(body).to_bytes(4, "little") + body
-        assert list(records.decode(records.MAGIC + sound + odd + sound)) == [(records.Gone(), 1, 0)]
+        read = records.decode(records.MAGIC + sound + odd + sound)
+        assert alike(read) == [(records.Gone(), 1, 0)]
 
 
 def _check_recovery(segment: bytes, history: Sequence[tuple[records.Record, int, int]]) -> None:
@@ -523,6 +526,57 @@ def _count_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(os, "write", counting)
     return written
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from headrace.engine.engine import Engine
+from headrace.engine.request import Request
+from headrace.streams.journal import Journal
+from headrace.testing import FakeModel, FakeTemplate, FakeTokenizer
+
+class Printer:
+    loop = None
+    def receive_early(self, events, is_busy):
+        return False
+    def receive(self, events):
+        for event in events:
+            for token in getattr(event, "token_ids", ()):
+                print(token, flush=True)
+
+journal = Journal.open(Path(sys.argv[1]))
+engine = Engine(FakeModel(), FakeTokenizer(), FakeTemplate())
+engine.record_with(journal.before_publish)
+reader = Printer()
+journal.opened("stream", {})
+journal.attach("stream", reader)
+request = Request(prompt="ask", seed=5, temperature=1.0, ignore_eos=True, max_tokens=200)
+engine.submit(engine.prepare(request), reader)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("num_heard", [1, 37])
+def test_a_process_that_is_killed_has_kept_all_that_was_heard(folder: Path, num_heard: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        heard = [int(process.stdout.readline()) for _ in range(num_heard)]
+        process.kill()
+        heard += [int(line) for line in process.stdout if line.endswith(b"\n")]
+    journal = Journal.open(folder)  # the lock died with its process
+    [recovered] = journal.recovered
+    kept = tokens(recovered)
+    assert kept[: len(heard)] == heard
+    engine = ManualEngine()
+    request = Request(prompt="ask", seed=5, temperature=1.0, ignore_eos=True, max_tokens=200)
+    undisturbed = listen(engine, engine.prepare(request))
+    resumed = listen(engine, again(engine, engine.prepare(request), recovered.past))
+    engine.run_until_idle()
+    assert by_choice(resumed.events) == by_choice(undisturbed.events)
+    journal.close()
 
 
 class TestFullDisk:

@@ -416,14 +416,16 @@ def _read(folder: Path) -> tuple[list[tuple[Recovered, _Stream]], list[int]]:
     finds: dict[int, _Find] = {}
     for number in numbers:
         data = _path(folder, number).read_bytes()
-        num_lost = len(data) - records.whole_size(data)
-        if num_lost:
-            _log.warning("%s is broken %d bytes before its end", _path(folder, number), num_lost)
-        for record, stream, index in records.decode(data):
+        num_whole = 0
+        for record, stream, index, end in records.decode(data):
+            num_whole = end
             if isinstance(record, Opened):
                 finds.setdefault(stream, _Find(record, _Stream(stream, record.num_choices, number)))
             elif stream in finds:
                 finds[stream].take(record, index)
+        if num_whole < len(data):
+            num_lost = len(data) - num_whole
+            _log.warning("%s is broken %d bytes before its end", _path(folder, number), num_lost)
     alive = [find for find in finds.values() if not find.is_gone]
     return [(find.recovered(), find.stream) for find in alive], numbers
 

@@ -17,7 +17,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from zlib import crc32
 
 import orjson
@@ -55,6 +55,18 @@ class Gone:
 
 Record: TypeAlias = Opened | Said | Over | Gone
 
+
+class Entry(NamedTuple):
+    """A record in its segment."""
+
+    record: Record
+    stream: int
+    number: int
+    """Its index among its stream's records."""
+    end: int
+    """The segment's bytes up to here are whole."""
+
+
 _FRAME = struct.Struct("<II")
 _BODY = struct.Struct("<BQI")
 _OPENED = struct.Struct("<dHI")
@@ -81,29 +93,19 @@ def encode(record: Record, stream: int, index: int) -> bytes:
     return _FRAME.pack(len(body), _checksum(body)) + body
 
 
-def decode(segment: bytes) -> Iterator[tuple[Record, int, int]]:
-    """The whole records of a segment with their streams and indices, up to the first broken one.
-    Nothing of a segment of another kind. Raises nothing."""
+def decode(segment: bytes) -> Iterator[Entry]:
+    """The whole records of a segment, up to the first broken one. Nothing of a segment of another
+    kind. Raises nothing."""
     if not segment.startswith(MAGIC):
         return
-    position = len(MAGIC)
-    while (parsed := _record_at(segment, position)) is not None:
-        record, stream, index, position = parsed
-        yield record, stream, index
+    entry = _entry_at(segment, len(MAGIC))
+    while entry is not None:
+        yield entry
+        entry = _entry_at(segment, entry.end)
 
 
-def whole_size(segment: bytes) -> int:
-    """How many bytes of a segment can be trusted; 0 for one of another kind."""
-    if not segment.startswith(MAGIC):
-        return 0
-    position = len(MAGIC)
-    while (parsed := _record_at(segment, position)) is not None:
-        position = parsed[3]
-    return position
-
-
-def _record_at(segment: bytes, position: int) -> tuple[Record, int, int, int] | None:
-    """The record there, its stream, its index and where it ends; None where it is not whole."""
+def _entry_at(segment: bytes, position: int) -> Entry | None:
+    """The entry there; None where it is not whole."""
     start = position + _FRAME.size
     if start > len(segment):
         return None
@@ -116,7 +118,7 @@ def _record_at(segment: bytes, position: int) -> tuple[Record, int, int, int] | 
         record = _READERS[kind](body[_BODY.size :])
     except (KeyError, ValueError, TypeError, struct.error):
         return None  # sound, but written by nobody we know
-    return record, stream, index, start + length
+    return Entry(record, stream, index, start + length)
 
 
 def _checksum(body: bytes) -> int:
