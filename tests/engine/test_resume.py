@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import settings as checks
 from hypothesis import strategies as st
 
+from headrace import _native
 from headrace.engine.engine import Engine, EngineConfig
 from headrace.engine.past import Ended, Past, Said, past_of
 from headrace.engine.request import Request
 from headrace.engine.scheduler import SchedulerConfig
 from headrace.errors import EngineOverloaded, GenerationFailed, GenerationTimeout, InvalidRequest
 from headrace.events import Delta, Event, Failed, Finished, Started, fold
+from headrace.model.grammar import GrammarCompiler, Vocabulary
 from headrace.testing import END_ID, FakeModel, ManualEngine, saying
 from support.gguf_models import SHAPES, write_model
 from support.native_runs import ids
@@ -300,8 +302,9 @@ class TestNativeCore:
         Request(prompt="x", n=3, seed=1, max_tokens=40, ignore_eos=True, stop=["e", "Th"]),
     )
 
-    @pytest.mark.parametrize(("isa", "threads"), [("portable", 1), ("avx2", 2), (None, 2)])
-    def test_on_another_machine(self, path: Path, isa: str | None, threads: int) -> None:
+    @pytest.mark.parametrize("threads", [1, 2])
+    @pytest.mark.parametrize("isa", _native.cpu()["instruction_sets"])
+    def test_on_another_machine(self, path: Path, isa: str, threads: int) -> None:
         config = EngineConfig(scheduler=SchedulerConfig(max_running=3, max_step_tokens=64))
         with Engine.load(path, threads=1) as first:
             runs = [(prepared := first.prepare(r), listen(first, prepared)) for r in self.REQUESTS]
@@ -314,6 +317,23 @@ class TestNativeCore:
             ]
             for events, listener in resumed:
                 assert by_choice(listener.wait()) == by_choice(events)
+
+
+def test_a_real_grammar_in_flight(path: Path) -> None:
+    rules = 'start: "{\\"name\\": \\"" /[a-z ]{3,30}/ "\\", \\"age\\": " /[1-9][0-9]{0,2}/ "}"\n'
+    with Engine.load(path, threads=1) as first, Engine.load(path, threads=2) as second:
+        asked = Request(prompt="Who?", n=2, temperature=1.0, seed=3, max_tokens=60)
+        prepared, resumed = [], []
+        for engine in (first, second):
+            compiler = GrammarCompiler(Vocabulary(engine.tokenizer))
+            request = replace(asked, grammar=compiler.compile(rules, "rules"))
+            prepared.append(engine.prepare(request))
+        events = listen(first, prepared[0]).wait()
+        assert [choice.reason for choice in fold(events)] == ["stop", "stop"]
+        for cut in range(0, len(events), 5):
+            resumed.append(listen(second, again(second, prepared[1], past_in(events[:cut]))))
+        for listener in resumed:
+            assert by_choice(listener.wait()) == by_choice(events)
 
 
 def test_a_stop_string_across_the_cut() -> None:

@@ -416,7 +416,7 @@ def _read(folder: Path) -> tuple[list[tuple[Recovered, _Stream]], list[int]]:
     finds: dict[int, _Find] = {}
     for number in numbers:
         data = _path(folder, number).read_bytes()
-        num_whole = 0
+        num_whole = len(records.MAGIC) if data.startswith(records.MAGIC) else 0
         for record, stream, index, end in records.decode(data):
             num_whole = end
             if isinstance(record, Opened):
