@@ -57,7 +57,7 @@ def node() -> Node:
     return install()
 
 
-@pytest.fixture(params=CLIENTS)
+@pytest.fixture(scope="session", params=CLIENTS)
 def client(request: pytest.FixtureRequest, real: Server) -> Any:
     """Either official client, at the real server. What both can do, both must find working."""
     return CLIENTS[request.param](real)

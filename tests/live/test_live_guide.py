@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,6 +85,8 @@ def test_retry_with_backoff(default_model_path: Path, tmp_path: Path) -> None:
                 statuses.append(error.status_code)
                 raise
 
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: ask(), range(48)))
         use_up(ask)
         statuses.clear()
         given = SimpleNamespace(create=lambda ellipsis: ask())
