@@ -100,6 +100,8 @@ class Answer:
             served_by = exchange.served_by or ""
             kept = serving.keep(stream_id(), exchange.tenant, pump, told, served_by=served_by)
             await self._tell_kept(kept, after=0)
+            if exchange.has_left and not (self._speech and self._speech.has_begun):
+                kept.stop()  # its id was never told: nobody can come back to it
         else:
             await self._tell_plain(pump, told)
 
@@ -144,14 +146,14 @@ class Answer:
         if exchange.has_left:
             return
         exchange.headers.append((b"x-headrace-model", header_value(exchange.served_by or "")))
-        self._outlet.say(opening(self.id, headers_of(exchange)))
-        self._speech = Speech(source, self._on_end)
+        first = opening(self.id, headers_of(exchange))
+        self._speech = Speech(first, source, self._on_end)
         self._outlet.add(self._speech)
         exchange.status = OK
         was_sent = await self._speech.sent
-        first = next(iter(log), None)
-        if was_sent and isinstance(first, Failed):
-            self.failed(first.error)
+        begins_with = next(iter(log), None)
+        if was_sent and isinstance(begins_with, Failed):
+            self.failed(begins_with.error)
 
 
 def headers_of(exchange: Exchange) -> list[tuple[bytes, bytes]]:

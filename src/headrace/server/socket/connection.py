@@ -78,14 +78,13 @@ class Sockets:
                 retry_after_s=serving.settings.drain_timeout_s,
             )
         await receive()  # the client's wish to connect, of which all is known
-        await send({"type": "websocket.accept", "subprotocol": caller.subprotocol})
-        outlet = Outlet(scope, send)
-        connection = Connection(self._begin(serving, caller, outlet), outlet, self._idle_s)
-        close = await connection.run(receive)
-        if close is None:
-            return
-        with suppress(OSError):  # it has gone just now
-            await send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+        with suppress(OSError):  # it goes while it is accepted, or closed
+            await send({"type": "websocket.accept", "subprotocol": caller.subprotocol})
+            outlet = Outlet(scope, send)
+            connection = Connection(self._begin(serving, caller, outlet), outlet, self._idle_s)
+            if close := await connection.run(receive):
+                reason = close.reason
+                await send({"type": "websocket.close", "code": close.code, "reason": reason})
 
 
 class Connection:

@@ -44,8 +44,10 @@ class Source(Protocol):
 class Speech:
     """One answer on its way out."""
 
-    def __init__(self, source: Source, on_end: Callable[[], None]) -> None:
-        """`on_end` is called when the last message is about to be sent."""
+    def __init__(self, opening: bytes, source: Source, on_end: Callable[[], None]) -> None:
+        """`opening` is its first message; `on_end` is called when the last one is about to be
+        sent."""
+        self._opening = [opening]
         self._source = source
         self._on_end = on_end
         self.arrival = source.arrival
@@ -57,9 +59,15 @@ class Speech:
     def is_ended(self) -> bool:
         return self._source.is_ended
 
+    @property
+    def has_begun(self) -> bool:
+        """The client may know of it."""
+        return not self._opening
+
     def take(self) -> list[bytes]:
         """One turn's messages; maybe none."""
-        taken = self._source.take(_TURN_BYTES)
+        taken = self._opening + self._source.take(_TURN_BYTES)
+        self._opening = []
         if self.is_ended:
             self._on_end()
         return taken
