@@ -57,8 +57,8 @@ class StreamTokens:
         return base64.urlsafe_b64decode(named + "=" * (-len(named) % 4)).decode()
 
     def _signature(self, claim: str, stream_id: str) -> str:
-        # A claim has exactly one full stop, so no two pairs read the same.
-        text = f"{claim}.{stream_id}".encode(errors="replace")
+        # With the length before them, no two pairs read the same.
+        text = f"{len(claim)}.{claim}.{stream_id}".encode(errors="replace")
         return hmac.new(self._key, text, "sha256").hexdigest()
 
 

@@ -1,0 +1,290 @@
+"""Streams that are kept: for how long, how many, how large, and whose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from headrace.errors import HeadraceError, StreamGone, StreamNotFound
+from headrace.events import Delta, Event, Failed, Finished, Started, Timings, TokenLogprob, Usage
+from headrace.streams.kept import Kept, KeptConfig, KeptStreams
+from headrace.streams.patience import Patience
+from headrace.streams.pump import Pump
+from headrace.streams.rounds import FEW, PAUSE_S, Rounds
+from support.asgi import run, settle
+
+NOTHING = Usage(1, 0, 0)
+TIMINGS = Timings(0.0, 0.0, 0.0)
+
+
+class Told:
+    """Writes each event as a frame of so many bytes as its text has."""
+
+    def __init__(self) -> None:
+        self.is_ended = False
+
+    def encoder(self) -> Told:
+        return Told()
+
+    def encode(self, event: Event) -> bytes:
+        self.is_ended = isinstance(event, (Finished, Failed))
+        return b"data: %b\n\n" % (event.text.encode() if isinstance(event, Delta) else b"-")
+
+
+class Stage:
+    """Streams by name, each with a pump that says what the test says."""
+
+    def __init__(self, **config: Any) -> None:
+        self.streams: KeptStreams[Told] = KeptStreams(KeptConfig(**config))
+        self.gone: list[str] = []
+        self.streams.when_gone(self.gone.append)
+
+    def keep(self, name: str, tenant: str = "t", num_choices: int = 1) -> Kept[Told]:
+        pump = Pump(num_choices, parser=lambda _: None, patience=Patience(), on_end=lambda _: None)
+        pump.hear([Started("r", 0, 1, 1, 0)], 0.0)
+        return self.streams.keep(name, tenant, pump, Told(), served_by="m")
+
+    def ended(self, name: str, tenant: str = "t", text: str = "") -> Kept[Told]:
+        kept = self.keep(name, tenant)
+        say(kept, text)
+        finish(kept)
+        return kept
+
+
+def say(kept: Kept[Told], text: str) -> None:
+    kept.pump.hear([Delta(0, 0, (1,), text)], 0.0)
+
+
+def finish(kept: Kept[Told]) -> None:
+    kept.pump.hear([Finished(0, "stop", NOTHING, TIMINGS)], 0.0)
+
+
+def failure(kept: Kept[Told]) -> str | None:
+    last = kept.pump.log.since(len(kept.pump.log) - 1)[0]
+    return last.error.code if isinstance(last, Failed) else None
+
+
+async def eventually(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.002)
+
+
+def refusal(stage: Stage, name: str, tenant: str = "t") -> type[HeadraceError] | None:
+    try:
+        stage.streams.find(name, tenant)
+    except HeadraceError as error:
+        return type(error)
+    return None
+
+
+def test_a_stream_is_found_by_its_owner_alone() -> None:
+    async def play() -> None:
+        stage = Stage(ttl_s=0.01)
+        kept = stage.keep("a")
+        assert stage.streams.find("a", "t") is kept
+        assert refusal(stage, "a", "other") is StreamNotFound
+        assert refusal(stage, "b") is StreamNotFound
+        finish(kept)
+        assert stage.streams.find("a", "t") is kept
+        await eventually(lambda: len(stage.streams) == 0)
+        assert refusal(stage, "a") is StreamGone
+        assert refusal(stage, "a", "other") is StreamNotFound
+        assert stage.gone == ["a"]
+
+    run(play)
+
+
+def test_time_counts_from_the_end() -> None:
+    async def play() -> None:
+        stage = Stage(ttl_s=0.01)
+        running = stage.keep("a")
+        stage.ended("b")
+        await eventually(lambda: stage.gone == ["b"])
+        assert stage.streams.find("a", "t") is running and stage.streams.num_live == 1
+        finish(running)
+        await eventually(lambda: stage.gone == ["b", "a"])
+        assert (len(stage.streams), stage.streams.num_live, stage.streams.num_bytes) == (0, 0, 0)
+
+    run(play)
+
+
+def test_the_oldest_of_the_greediest_makes_room() -> None:
+    async def play() -> None:
+        stage = Stage(max_streams=4)
+        stage.ended("quiet", tenant="q")
+        for name in ("a", "b", "c"):
+            stage.ended(name)
+        stage.keep("d")
+        assert stage.gone == ["a"]
+        stage.ended("e", tenant="q")
+        assert stage.gone == ["a", "b"]
+        stage.streams.close()
+
+    run(play)
+
+
+def test_one_that_runs_never_makes_room_for_another() -> None:
+    async def play() -> None:
+        stage = Stage(max_streams=1)
+        kept = [stage.keep(name) for name in ("a", "b")]
+        assert stage.gone == [] and len(stage.streams) == 2
+        for one in kept:
+            finish(one)
+        stage.keep("c")
+        assert stage.gone == ["a", "b"]
+        stage.streams.close()
+
+    run(play)
+
+
+def test_memory_is_bounded_by_those_that_ended() -> None:
+    async def play() -> None:
+        stage = Stage(max_bytes=20_000)
+        stage.ended("small", tenant="q", text="x" * 100)
+        for name in ("a", "b", "c"):
+            stage.ended(name, text="x" * 3000)
+        assert stage.streams.num_bytes <= 20_000
+        assert stage.gone == ["a"]
+        # Who reads one makes it larger: its frames are kept, too.
+        for name in ("b", "c"):
+            len(stage.streams.find(name, "t").frames)
+        before = stage.streams.num_bytes
+        stage.streams.find("b", "t")
+        assert stage.streams.num_bytes > before
+        stage.streams.close()
+
+    run(play)
+
+
+def test_a_stream_that_grows_too_large_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.streams.kept._MEASURE_S", 0.005)
+
+    async def play() -> None:
+        stage = Stage(max_bytes=80_000)
+        small, large = stage.keep("a"), stage.keep("b")
+        say(small, "x" * 100)
+        say(large, "x" * 8000)
+        await eventually(lambda: large.is_over)
+        assert failure(large) == "stream_too_large" and not small.is_over
+        stage.streams.close()
+
+    run(play)
+
+
+def test_where_all_run_the_largest_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.streams.kept._MEASURE_S", 0.005)
+
+    async def play() -> None:
+        stage = Stage(max_bytes=40_000)
+        kept = [stage.keep(str(index)) for index in range(12)]
+        for index, one in enumerate(kept):
+            say(one, "x" * (1400 + index))
+        await eventually(lambda: stage.streams.num_bytes <= 40_000)
+        assert failure(kept[-1]) == "stream_too_large" and not kept[0].is_over
+        stage.streams.close()
+
+    run(play)
+
+
+def test_log_probabilities_count() -> None:
+    async def play() -> None:
+        stage = Stage()
+        plain, wordy = stage.keep("a"), stage.keep("b")
+        say(plain, "x")
+        top = tuple((token, -1.0) for token in range(20))
+        wordy.pump.hear([Delta(0, 0, (1,), "x", (TokenLogprob(1, -1.0, top),))], 0.0)
+        assert wordy.measure() > plain.measure() + 2000
+        assert wordy.measure() == wordy.measure()
+        stage.streams.close()
+
+    run(play)
+
+
+def test_an_orphan_fails_and_one_that_is_read_goes_on() -> None:
+    async def play() -> None:
+        stage = Stage(orphan_s=0.02)
+        read, orphan = stage.keep("a"), stage.keep("b")
+        with read.reading(), read.reading():
+            await eventually(lambda: orphan.is_over)
+            assert failure(orphan) == "stream_abandoned"
+            await asyncio.sleep(0.04)
+            assert not read.is_over and read.num_readers == 2
+        await eventually(lambda: read.is_over)
+        assert failure(read) == "stream_abandoned"
+        stage.streams.close()
+
+    run(play)
+
+
+def test_closing_tells_who_still_reads() -> None:
+    async def play() -> None:
+        stage = Stage()
+        kept = stage.keep("a")
+        stage.ended("b")
+        waiting = kept.arrival()
+        stage.streams.close()
+        assert failure(kept) == "stream_gone" and waiting.done()
+        assert len(stage.streams) == 0 and sorted(stage.gone) == ["a", "b"]
+
+    run(play)
+
+
+def test_a_few_readers_hear_of_every_event() -> None:
+    async def play() -> None:
+        stage = Stage()
+        kept = stage.keep("a")
+        for _ in range(3):
+            waiting = [kept.arrival() for _ in range(FEW)]
+            await settle(2)
+            assert not any(one.done() for one in waiting)
+            say(kept, "x")
+            await settle(3)
+            assert all(one.done() for one in waiting)
+        stage.streams.close()
+
+    run(play)
+
+
+def test_a_crowd_hears_in_rounds() -> None:
+    async def play() -> None:
+        stage = Stage()
+        kept = stage.keep("a")
+        crowd = [kept.arrival() for _ in range(FEW * 20)]
+        say(kept, "x")
+        await settle(3)
+        assert all(one.done() for one in crowd)
+        crowd = [kept.arrival() for _ in range(FEW * 20)]
+        say(kept, "x")
+        await settle(3)
+        assert not any(one.done() for one in crowd)
+        left = crowd.pop()
+        left.cancel()
+        began_at = asyncio.get_running_loop().time()
+        for one in crowd:
+            await one
+        assert asyncio.get_running_loop().time() - began_at < FEW * 20 * PAUSE_S + 10
+        crowd = [kept.arrival() for _ in range(FEW * 20)]
+        say(kept, "x")
+        finish(kept)  # nobody waits for a round that would be the last
+        assert all(one.done() for one in crowd)
+        stage.streams.close()
+
+    run(play)
+
+
+def test_whoever_waits_no_more_is_forgotten() -> None:
+    async def play() -> None:
+        stage = Stage()
+        kept = stage.keep("a")
+        rounds: Rounds = kept._rounds
+        for _ in range(10):
+            kept.arrival().cancel()
+        await settle(2)
+        assert not rounds._waiting
+        stage.streams.close()
+
+    run(play)
