@@ -77,7 +77,8 @@ def test_closed_ones_are_not(reply: Reply) -> None:
     assert [asked.connection for asked in ask_in_turn(reply, 3)] == [1, 2, 3]
 
 
-def test_one_that_died_idle_is_replaced() -> None:
+@pytest.mark.parametrize("was_noticed", [False, True])
+def test_one_that_died_idle_is_replaced(was_noticed: bool) -> None:
     async def asking() -> list[int]:
         chat = ChatServer()
         async with serving(chat) as url:
@@ -88,6 +89,8 @@ def test_one_that_died_idle_is_replaced() -> None:
                 assert heard.status == 200
                 for writer in chat.writers:
                     writer.close()
+                if was_noticed:
+                    await asyncio.sleep(0.02)
             pool.close()
         return [asked.connection for asked in chat.asked]
 

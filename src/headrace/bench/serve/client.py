@@ -183,6 +183,8 @@ class Pool:
         """Until the answer is whole. Raises `OSError` where it never will be."""
         while self._idle:
             used = self._idle.pop()
+            if not used.is_open:
+                continue
             try:
                 await self._exchange(used, request, listener)
             except ConnectionResetError:
