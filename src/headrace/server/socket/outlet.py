@@ -48,6 +48,8 @@ class Speech:
         """`opening` is its first message; `on_end` is called when the last one is about to be
         sent."""
         self._opening = [opening]
+        self.has_begun = False
+        """Something of it was sent: the client may know of it."""
         self._source = source
         self._on_end = on_end
         self.arrival = source.arrival
@@ -59,11 +61,6 @@ class Speech:
     def is_ended(self) -> bool:
         return self._source.is_ended
 
-    @property
-    def has_begun(self) -> bool:
-        """The client may know of it."""
-        return not self._opening
-
     def take(self) -> list[bytes]:
         """One turn's messages; maybe none."""
         taken = self._opening + self._source.take(_TURN_BYTES)
@@ -71,6 +68,12 @@ class Speech:
         if self.is_ended:
             self._on_end()
         return taken
+
+    def was_written(self) -> None:
+        """What was taken has been sent."""
+        self.has_begun = True
+        if self.is_ended and not self.sent.done():
+            self.sent.set_result(True)
 
     def abandon(self) -> None:
         """Nobody listens any more."""
@@ -111,21 +114,20 @@ class Outlet:
         while True:
             await self._something.wait()
             self._something.clear()
-            messages, ended = self._gather()
+            messages, speakers = self._gather()
             if messages:
                 await self._write(messages)
-            for speech in ended:
-                if not speech.sent.done():
-                    speech.sent.set_result(True)
+            for speech in speakers:
+                speech.was_written()
             if self._ready:
                 self._something.set()
                 await asyncio.sleep(0)
 
     def _gather(self) -> tuple[list[bytes], list[Speech]]:
-        """One write's messages, of everybody in turn, and whose last ones are among them."""
+        """One write's messages, of everybody in turn, and whose they are."""
         messages, self._words = self._words, []
         self._room.set()
-        ended: list[Speech] = []
+        speakers: list[Speech] = []
         num_bytes = 0
         for _ in range(len(self._ready)):
             if num_bytes >= _WRITE_BYTES:
@@ -140,9 +142,8 @@ class Outlet:
                 continue
             num_bytes += sum(map(len, taken))
             messages += taken
-            if speech.is_ended:
-                ended.append(speech)
-        return messages, ended
+            speakers.append(speech)
+        return messages, speakers
 
     def _taken(self, speech: Speech) -> Sequence[bytes]:
         """One turn's messages. Until its end, `speech` is ready again when it has more."""
