@@ -77,6 +77,7 @@ def _routes(serving: Serving) -> list[Route]:
         ("GET", "/health", status.health),
         ("GET", "/ready", status.ready),
         ("GET", "/metrics", status.metrics),
+        ("GET", "/", status.docs),
         ("GET", "/docs", status.docs),
         ("GET", "/openapi.json", status.openapi),
     ]

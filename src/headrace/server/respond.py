@@ -113,6 +113,7 @@ class Answer:
         body = telling.whole(fold(pump.log))
         headers += [
             (b"content-type", b"application/json"),
+            (b"cache-control", b"private, max-age=0, no-store, no-cache, must-revalidate"),
             (b"content-length", str(len(body)).encode()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
