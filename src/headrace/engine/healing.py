@@ -45,9 +45,13 @@ class HealableTokenizer(Tokenizer, Protocol):
 class Healer:
     """One model's vocabulary, in order. Usable from any thread."""
 
-    def __init__(self, tokenizer: HealableTokenizer, vocab_size: int) -> None:
-        """Masks have `vocab_size` bits."""
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        """Masks have `vocab_size` bits. A tokenizer that is not healable has nothing taken back."""
         self._tokenizer = tokenizer
+        self._markers: Set[int] = frozenset()
+        self.can_heal = isinstance(tokenizer, HealableTokenizer)
+        if isinstance(tokenizer, HealableTokenizer):
+            self._markers = tokenizer.marker_ids
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
         self._made: Spellings | None = None
@@ -90,9 +94,10 @@ class Healer:
     def num_kept(self, tokens: Sequence[int], floor: int) -> int:
         """How many of `tokens` stay. The first `floor`, and all up to the last marker, always do;
         and where some stay, the text of the others begins with a whole character."""
-        spell = self._tokenizer.token_bytes
-        markers = self._tokenizer.marker_ids
+        spell, markers = self._tokenizer.token_bytes, self._markers
         end = len(tokens)
+        if not self.can_heal:
+            return end
         floor = max(floor, 1)
         # The longest token cannot reach over more than so many bytes.
         first, num_bytes = end, 0
@@ -115,7 +120,7 @@ class Healer:
 
     def _word_start(self, tokens: Sequence[int], kept: int, floor: int) -> int:
         """The token at or before `kept` that begins a word; none further away than a bound."""
-        spell, markers = self._tokenizer.token_bytes, self._tokenizer.marker_ids
+        spell, markers = self._tokenizer.token_bytes, self._markers
         lowest = max(floor, kept - _MAX_FURTHER)
         while kept > lowest and not _begins_word(spell(tokens[kept])):
             if tokens[kept - 1] in markers:
@@ -140,7 +145,7 @@ def _is_inside_character(data: bytes) -> bool:
 class Spellings:
     """The tokens that say something, by their bytes."""
 
-    def __init__(self, tokenizer: HealableTokenizer, vocab_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         control = set(tokenizer.control_tokens.values())
         known = sorted(
             (data, token)

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from headrace.engine.healing import HealableTokenizer, Healer, Healing, before
+from headrace.engine.healing import Healer, Healing, before
 from headrace.engine.language import Template, Tokenizer
 from headrace.engine.request import Request
 from headrace.errors import ContextLengthExceeded, InvalidRequest
@@ -47,25 +47,21 @@ class Intake:
         self._vocab_size = vocab_size
         self._context_length = context_length
         self._why_context = why_context
-        self._healer = (
-            Healer(tokenizer, vocab_size) if isinstance(tokenizer, HealableTokenizer) else None
-        )
+        self._healer = Healer(tokenizer, vocab_size)
 
     def warm_up(self) -> None:
         """Make what healing needs, so that no request waits for it."""
-        if self._healer is not None:
-            self._healer.warm_up()
+        self._healer.warm_up()
 
     def begin(self, request: Request) -> Beginning:
         """Raises `InvalidRequest`, `ContextLengthExceeded` and `TemplateError`."""
         prompt, floor = self._prompt(request)
-        max_num_tokens = self._max_num_tokens(request, len(prompt))
-        if self._healer is None:
-            return Beginning(request, prompt, max_num_tokens)
         if not request.begun:
             request, prompt = _healed(self._healer, request, prompt, floor)
         elif not isinstance(request.grammar, Healing):
             request = _bound(self._healer, request)
+        # What is said again does not count, and takes a token for each byte at most.
+        max_num_tokens = self._max_num_tokens(request, len(prompt) + len(request.begun))
         return Beginning(request, prompt, max_num_tokens)
 
     def _prompt(self, request: Request) -> tuple[TokenIds, int]:
@@ -93,7 +89,7 @@ class Intake:
             continue_final_message=request.continue_final_message,
             **request.template_variables,
         )
-        if self._healer is None or not (request.heal and request.continue_final_message):
+        if not (request.heal and request.continue_final_message and self._healer.can_heal):
             tokens = array("i", self._tokenizer.encode_prompt(rendered))
             return tokens, len(tokens)
         # The model wrote its answer after the template's last words, not merged with them.
