@@ -37,6 +37,7 @@ def everything(value: Any) -> Iterator[Mapping[str, Any]]:
 
 def test_all_paths_are_there_under_both_prefixes() -> None:
     api = {"/chat/completions", "/completions", "/responses", "/models", "/models/{model}"}
+    api |= {"/streams/{id}" + rest for rest in ("", "/cancel", "/events", "/token")}
     root = {"/health", "/ready", "/metrics"}
     assert set(DOCUMENT["paths"]) == {p + path for p in PREFIXES for path in api} | root
 
@@ -52,7 +53,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_operations_have_names_of_their_own() -> None:
     names = [one["operationId"] for one in everything(DOCUMENT) if "operationId" in one]
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) == 23
 
 
 def test_every_error_of_an_answer_is_declared() -> None:
@@ -60,8 +61,30 @@ def test_every_error_of_an_answer_is_declared() -> None:
         for path in ("/chat/completions", "/completions", "/responses"):
             responses = DOCUMENT["paths"][prefix + path]["post"]["responses"]
             assert set(responses) == {
-                *("200", "400", "401", "403", "404", "413", "429", "498", "500", "503", "504")
+                *(
+                    "200",
+                    "400",
+                    "401",
+                    "403",
+                    "404",
+                    "413",
+                    "422",
+                    "429",
+                    "498",
+                    "500",
+                    "503",
+                    "504",
+                )
             }
+
+
+def test_every_error_of_a_stream_is_declared() -> None:
+    for prefix in PREFIXES:
+        for path, method in [("", "get"), ("", "delete"), ("/events", "get"), ("/token", "post")]:
+            operation = DOCUMENT["paths"][f"{prefix}/streams/{{id}}{path}"][method]
+            assert {"200", "400", "401", "403", "404", "410", "500"} <= set(operation["responses"])
+            names = {parameter["name"] for parameter in operation["parameters"]}
+            assert ("token" in names) == (method == "get")
 
 
 def test_it_is_json() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import headrace
@@ -14,9 +14,11 @@ from headrace.errors import (
     Forbidden,
     GenerationTimeout,
     HeadraceError,
+    IdempotencyConflict,
     InvalidRequest,
     NotFound,
     RateLimited,
+    StreamGone,
     Unavailable,
 )
 from headrace.wire.ask import JSON
@@ -32,7 +34,9 @@ _ERRORS: Final[Mapping[type[HeadraceError], str]] = {
     InvalidRequest: "A field is wrong; `param` names it.",
     AuthenticationFailed: "No key, or one that is not known.",
     Forbidden: "A foreign web page, or a host that this server is not.",
-    NotFound: "No such model or path.",
+    NotFound: "No such model, stream or path.",
+    StreamGone: "There was such a stream, and it is not kept any more.",
+    IdempotencyConflict: "The same `Idempotency-Key` was used with another body.",
     BodyTooLarge: "The body is too long, or needs more tokens than the limit could ever allow.",
     RateLimited: "A limit of this key is used up; `retry-after` says when to come again.",
     FlexCapacityExceeded: "No room now for `service_tier: flex`.",
@@ -97,6 +101,7 @@ def openapi(limits: BodyLimits = DEFAULT_LIMITS) -> dict[str, JSON]:
     for prefix in PREFIXES:
         for post in _POSTS:
             paths[prefix + post.path] = {"post": _post(post, prefix)}
+        paths |= _stream_paths(prefix)
         paths[f"{prefix}/models"] = {"get": _list_models(prefix)}
         paths[f"{prefix}/models/{{model}}"] = {"get": _get_model(prefix)}
     return {
@@ -124,6 +129,7 @@ def _post(post: _Post, prefix: str) -> dict[str, JSON]:
     return {
         "operationId": _operation_id(post.id, prefix),
         "summary": post.summary,
+        "parameters": [_IDEMPOTENCY_KEY, _RESUMABLE],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": schema, "example": dict(post.example)}},
@@ -136,9 +142,75 @@ def _post(post: _Post, prefix: str) -> dict[str, JSON]:
                     "text/event-stream": {"schema": {"type": "string"}},
                 },
             },
-            **_errors(*_ERRORS),
+            **_errors(*(error for error in _ERRORS if error is not StreamGone)),
         },
     }
+
+
+def _stream_paths(prefix: str) -> dict[str, JSON]:
+    """What may be done with a stream that is kept."""
+    path = f"{prefix}/streams/{{id}}"
+    token = _query("token", "Instead of a key, for who only reads.", {"type": "string"})
+    after = _query("after", "The number of the last event that you have.", _COUNT)
+    events = {
+        "description": "Events with numbers, then those that come.",
+        "content": {"text/event-stream": {"schema": _TEXT}},
+    }
+    wait = {"type": "number", "minimum": 0, "default": 0}
+    return {
+        path: {
+            "get": _of_stream(
+                "readStream",
+                prefix,
+                "Go on reading where you were; `EventSource` does so by itself.",
+                {"200": events, "204": {"description": "You have all of it."}},
+                [after, _LAST_EVENT_ID, token, _query("progress", _PROGRESS, {"type": "boolean"})],
+            ),
+            "delete": _of_stream("stopStream", prefix, "Stop the generation.", _STOPPED),
+        },
+        f"{path}/cancel": {
+            "post": _of_stream("cancelStream", prefix, "Stop the generation.", _STOPPED)
+        },
+        f"{path}/events": {
+            "get": _of_stream(
+                "pollStream",
+                prefix,
+                "What has come since, as JSON, for clients that cannot read streams.",
+                {"200": _json("Events; ask `next` for more until it is `done`.", "EventPage")},
+                [after, _query("wait", "Seconds to wait for something, at most 60.", wait), token],
+            )
+        },
+        f"{path}/token": {
+            "post": _of_stream(
+                "streamToken",
+                prefix,
+                "Leave to read this stream for an hour, for a page that has no key.",
+                {"200": _json("The token, and where to use it.", "StreamToken")},
+            )
+        },
+    }
+
+
+def _of_stream(
+    name: str,
+    prefix: str,
+    summary: str,
+    responses: dict[str, JSON],
+    parameters: Sequence[JSON] = (),
+) -> dict[str, JSON]:
+    return {
+        "operationId": _operation_id(name, prefix),
+        "summary": summary,
+        "parameters": [_STREAM_ID, *parameters],
+        "responses": {
+            **responses,
+            **_errors(*_DOORS, InvalidRequest, NotFound, StreamGone, HeadraceError),
+        },
+    }
+
+
+def _query(name: str, note: str, schema: JSON) -> JSON:
+    return {"name": name, "in": "query", "schema": schema, "description": note}
 
 
 def _list_models(prefix: str) -> dict[str, JSON]:
@@ -226,6 +298,38 @@ def _object(required: str, **properties: JSON) -> dict[str, JSON]:
 
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
+_STREAM_ID: Final = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "schema": _TEXT,
+    "description": "The header `x-headrace-stream` of the answer.",
+}
+_LAST_EVENT_ID: Final = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "schema": _TEXT,
+    "description": "Counts before `after`.",
+}
+_IDEMPOTENCY_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "The same key and body again get the same answer, which is made once.",
+}
+_RESUMABLE: Final = {
+    "name": "x-headrace-resumable",
+    "in": "header",
+    "schema": {"enum": ["1", "true"]},
+    "description": "The same as `stream_options.resumable`.",
+}
+_PROGRESS: Final = "Also tell how far the request is while it says nothing."
+_STOPPED: Final = {
+    "200": {
+        "description": "It has ended; what it said stays readable for a while.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Stream"}}},
+    }
+}
 _SCHEMAS: Final = {
     "Answer": _object("id object model", id=_TEXT, object=_TEXT, model=_TEXT),
     "Error": _object(
@@ -238,6 +342,15 @@ _SCHEMAS: Final = {
             param=_TEXT,
             failed_generation=_TEXT,
         ),
+    ),
+    "EventPage": _object(
+        "events next done",
+        events={
+            "type": "array",
+            "items": _object("id data", id=_COUNT, data={"type": ["object", "string"]}),
+        },
+        next=_TEXT,
+        done={"type": "boolean"},
     ),
     "Health": _object("status", status=_TEXT),
     "Model": _object(
@@ -255,5 +368,13 @@ _SCHEMAS: Final = {
         "object data",
         object={"const": "list"},
         data={"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
+    ),
+    "Stream": _object("id object status", id=_TEXT, object={"const": "stream"}, status=_TEXT),
+    "StreamToken": _object(
+        "object token expires_at url",
+        object={"const": "stream.token"},
+        token=_TEXT,
+        expires_at=_COUNT,
+        url=_TEXT,
     ),
 }
