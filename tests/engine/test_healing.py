@@ -397,3 +397,15 @@ class TestTheRealModel:
         assert found["at boundaries"].share == found["elsewhere"].share == 1
         assert found["proven, run"].share == 1
         assert found["unhealed"].share < 0.6
+
+
+def test_what_somebody_else_wrote_is_spelled_as_it_was_or_gone_beyond(
+    default_model_path: Path,
+) -> None:
+    """The model would rather say a number after `One,`, digit by digit, than ` two`."""
+    with Engine.load(default_model_path) as engine:
+        for text in ("One, two,", "Red, green,"):
+            kept = engine.generate_sync(Request(prompt=text, heal=False, max_tokens=8)).text
+            assert engine.generate_sync(Request(prompt=text, max_tokens=8)).text == kept
+        cut = engine.generate_sync(Request(prompt="The river is full of wat", max_tokens=1))
+        assert cut.text == "er"

@@ -209,7 +209,6 @@ def test_log_probabilities_are_of_the_answer_alone(client: openai.OpenAI) -> Non
     assert "".join(choice.logprobs.tokens) == choice.text
 
 
-@pytest.mark.xfail(reason="the prompt's end is said again in smaller tokens than it had")
 def test_a_prompt_that_ends_with_a_whole_token_stays_as_it_is(client: openai.OpenAI) -> None:
     """Nothing begins with ` two,`: what the model reads is what it would have read anyway."""
     healed = scored(client, "One, two,", temperature=0)

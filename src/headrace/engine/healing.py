@@ -9,6 +9,10 @@ for `water`. So the end of the text is taken back, as far as a longer token coul
 further to the beginning of its word. Then the model chooses among the tokens that agree with what
 was taken back, shorter and longer ones, until all of it is said. A text that a model wrote goes on
 as it did: what it said then is also now the likeliest of all tokens, so of those that agree.
+
+A text that somebody else wrote may be none that the model would write, and the likeliest of the
+tokens that agree with it a strange one: ` ` `t` `w` `o` where the model would have said a number.
+There only a token that says all of the rest may take the place of those that were taken back.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,11 +73,15 @@ class Healer:
         """Make the vocabulary, and the mask that takes longest."""
         self.spellings.mask(b" ")
 
-    def healing(self, begun: bytes, inner: Grammar | None) -> Healing:
-        """A grammar that spells `begun` first. Its first mask is made here, because the widest take
-        milliseconds, and the engine thread has none to spare."""
-        self.spellings.mask(begun)
-        return Healing(self.spellings, begun, inner)
+    def healing(self, begun: bytes, inner: Grammar | None, tokens: Sequence[int] = ()) -> Healing:
+        """A grammar that spells `begun` first: by `tokens` or one that says all the rest where they
+        are given, else by any. Its first mask is made here, because the widest take milliseconds,
+        and the engine thread has none to spare."""
+        if tokens:
+            self.spellings.covering(begun)
+        else:
+            self.spellings.mask(begun)
+        return Healing(self.spellings, begun, inner, tuple(tokens))
 
     def after(self, before: Sequence[int], text: str) -> list[int]:
         """Tokens of `text` where it follows the tokens `before`: those a model would write there,
@@ -159,6 +168,8 @@ class Spellings:
         """Bytes of the longest token."""
         self.mask = lru_cache(_NUM_KEPT_MASKS)(self._mask)
         """The tokens that agree with these bytes: that begin them, or that they begin."""
+        self.covering = lru_cache(_NUM_KEPT_MASKS)(self._covering)
+        """The tokens that begin with these bytes."""
         self.bytes_of = tokenizer.token_bytes
 
     def reached_from(self, data: bytes) -> int | None:
@@ -171,11 +182,21 @@ class Spellings:
         index = bisect_right(self._bytes, data)
         return index < len(self._bytes) and self._bytes[index].startswith(data)
 
+    def mask_of(self, data: bytes, due: int) -> memoryview:
+        """The tokens that begin with `data`, and `due`."""
+        words = array("I", self.covering(data))
+        words[due >> 5] |= 1 << (due & 31)
+        return memoryview(words).toreadonly()
+
     def _mask(self, data: bytes) -> memoryview:
-        words = array("I", bytes(4 * self._num_words))
+        words = array("I", self.covering(data))
         for length in range(1, min(len(data), self.longest + 1)):
             start = data[:length]
             self._allow(words, bisect_left(self._bytes, start), bisect_right(self._bytes, start))
+        return memoryview(words).toreadonly()
+
+    def _covering(self, data: bytes) -> memoryview:
+        words = array("I", bytes(4 * self._num_words))
         self._allow(words, bisect_left(self._bytes, data), self._end_of(data))
         return memoryview(words).toreadonly()
 
@@ -199,19 +220,29 @@ class Healing:
     begun: bytes
     inner: Grammar | None
     """What the answer must be besides, `begun` included."""
+    tokens: tuple[int, ...] = ()
+    """The spelling that is kept to, unless one token says all the rest; none: any spelling will
+    do."""
 
     def start(self, vocab_size: int) -> GrammarState:
         inner = None if self.inner is None else self.inner.start(vocab_size)
-        return HealingState(self.spellings, self.begun, inner)
+        return HealingState(self.spellings, self.begun, inner, self.tokens)
 
 
 class HealingState:
     """How much of what was begun one choice has said. Implements `engine.grammar.GrammarState`."""
 
-    __slots__ = ("_inner", "_rest", "_spellings")
+    __slots__ = ("_due", "_inner", "_rest", "_spellings")
 
-    def __init__(self, spellings: Spellings, begun: bytes, inner: GrammarState | None) -> None:
+    def __init__(
+        self,
+        spellings: Spellings,
+        begun: bytes,
+        inner: GrammarState | None,
+        tokens: Sequence[int] = (),
+    ) -> None:
         self._spellings = spellings
+        self._due = deque(tokens)
         self._rest = begun
         self._inner = inner
 
@@ -219,7 +250,10 @@ class HealingState:
         inner = None if self._inner is None else self._inner.mask()
         if not self._rest:
             return inner
-        mask = self._spellings.mask(self._rest)
+        spellings = self._spellings
+        mask = (
+            spellings.mask_of(self._rest, self._due[0]) if self._due else spellings.mask(self._rest)
+        )
         return mask if inner is None else _both(mask, inner)
 
     def accept(self, token: int) -> None:
@@ -232,6 +266,8 @@ class HealingState:
         if not data or not (self._rest.startswith(data) or data.startswith(self._rest)):
             raise GenerationFailed(f"token {token} does not go on with what was begun")
         self._rest = self._rest[len(data) :]
+        if self._due and self._due.popleft() != token:
+            self._due.clear()
 
     @property
     def is_complete(self) -> bool:

@@ -159,7 +159,9 @@ def _healed(
         grammar = before(request.grammar, begun)
     except LookupError:
         return request, prompt
-    healing = healer.healing(begun, grammar)
+    # A raw prompt is its author's text; an answer that is gone on with is the model's own.
+    tokens = prompt[num_kept:] if request.prompt is not None else ()
+    healing = healer.healing(begun, grammar, tokens)
     return replace(request, grammar=healing, begun=begun), prompt[:num_kept]
 
 
