@@ -22,10 +22,14 @@ WAIT_S = 10.0
 class LiveDoor(Door):
     """Use with `open_door`."""
 
-    def start(self) -> None:
+    def start(self, buffer_size: int | None = None) -> None:
+        """`buffer_size`: how little the kernel keeps of what a client has not read."""
         self._sockets = listen("127.0.0.1", 0)
+        if buffer_size is not None:
+            for each in self._sockets:  # connections inherit it
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_size)
         self.port: int = self._sockets[0].getsockname()[1]
-        self.runner = Runner(self.app, self.serving, drain_timeout_s=WAIT_S)
+        self.runner = Runner(self.app, self.serving, drain_timeout_s=WAIT_S / 4)
         is_up = threading.Event()
         self.thread = threading.Thread(
             target=self.runner.run, args=(self._sockets, is_up.set), daemon=True
@@ -139,9 +143,11 @@ class Client:
 
 
 @contextmanager
-def open_door(engine: Any = None, **settings: Any) -> Iterator[LiveDoor]:
+def open_door(
+    engine: Any = None, *, buffer_size: int | None = None, **settings: Any
+) -> Iterator[LiveDoor]:
     door = LiveDoor(engine, **settings)
-    door.start()
+    door.start(buffer_size)
     try:
         yield door
     finally:
