@@ -45,7 +45,10 @@ class SocketCall:
         self._may_send.set()
         self._has_left = False
         given = {"host": "127.0.0.1:8000", **(headers or {})}
-        extensions = {"websocket.http.response": {}, **({MANY: {}} if takes_many else {})}
+        extensions = {
+            "websocket.http.response": {},
+            **({MANY: {"write": self._write}} if takes_many else {}),
+        }
         scope = {
             "type": "websocket",
             "path": path,
@@ -95,6 +98,13 @@ class SocketCall:
 
     def text(self, answer_id: str) -> str:
         return text_of(self.of(answer_id))
+
+    def _write(self, messages: Sequence[bytes]) -> bool:
+        assert self.accepted is not None
+        if self._has_left or not self._may_send.is_set():
+            return False
+        self._got(messages)
+        return True
 
     async def _receive(self) -> Mapping[str, Any]:
         return await self._arriving.get()

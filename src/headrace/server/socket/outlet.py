@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from starlette.types import Scope, Send
 
 MESSAGES = "headrace.messages"
-"""An extension of ASGI: `{"type": MESSAGES, "messages": [bytes, …]}` sends several at once."""
+"""An extension of ASGI: `{"type": MESSAGES, "messages": [bytes, …]}` sends several at once, and
+`scope["extensions"][MESSAGES]["write"]` does that without waiting, or says False."""
 
 _TURN_BYTES = 16_384
 """One answer's, before the next one has its turn."""
@@ -81,50 +82,89 @@ class Speech:
             self.sent.set_result(False)
 
 
+class _Turn(NamedTuple):
+    """Messages of one write, and whose they are."""
+
+    messages: list[bytes]
+    speakers: list[Speech]
+
+    def was_written(self) -> None:
+        for speech in self.speakers:
+            speech.was_written()
+
+
 class Outlet:
-    """What a socket has to send, and the one task that sends it."""
+    """What a socket has to send. A turn's messages are written where the turn ends; only what has
+    to wait for the client is left to a task."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._send = send
-        self._takes_many = MESSAGES in scope.get("extensions", {})
+        extension = scope.get("extensions", {}).get(MESSAGES)
+        self._write_now = _cannot if extension is None else extension["write"]
+        self._takes_many = extension is not None
+        self._loop = asyncio.get_running_loop()
         self._words: list[bytes] = []
         self._ready: deque[Speech] = deque()
-        self._something = asyncio.Event()
+        self._is_due = False
+        self._waiting: _Turn | None = None
+        """What could not be written at once; nothing else is taken until it was."""
+        self._has_waiting = asyncio.Event()
+        self._is_closed = False
         self._room = asyncio.Event()
         self._room.set()
 
     def say(self, message: bytes) -> None:
         """Send `message` before anything else."""
         self._words.append(message)
-        self._something.set()
         if len(self._words) >= _MAX_WORDS:
             self._room.clear()
+        self._soon()
 
     def add(self, speech: Speech) -> None:
         """Send what it says until its end, or until it is abandoned."""
         self._ready.append(speech)
-        self._something.set()
+        self._soon()
 
     async def room(self) -> None:
         """Returns when few messages of `say` wait."""
         await self._room.wait()
 
     async def run(self) -> None:
-        """Send for ever. Raises what `send` raises: `OSError` where the client has gone."""
-        while True:
-            await self._something.wait()
-            self._something.clear()
-            messages, speakers = self._gather()
-            if messages:
-                await self._write(messages)
-            for speech in speakers:
-                speech.was_written()
-            if self._ready:
-                self._something.set()
-                await asyncio.sleep(0)
+        """Send what has to wait, for ever. Raises what `send` raises: `OSError` where the client
+        has gone. Nothing is sent any more when this has ended."""
+        try:
+            while True:
+                await self._has_waiting.wait()
+                self._has_waiting.clear()
+                if self._waiting is not None:
+                    await self._write(self._waiting.messages)
+                    self._waiting.was_written()
+                self._waiting = None
+                self._soon()
+        finally:
+            self._is_closed = True
 
-    def _gather(self) -> tuple[list[bytes], list[Speech]]:
-        """One write's messages, of everybody in turn, and whose they are."""
+    def _soon(self) -> None:
+        """A turn when everybody who is ready now has said so."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._is_due = False
+        if self._is_closed or self._waiting is not None:
+            return
+        turn = self._gather()
+        if turn.messages and not self._write_now(turn.messages):
+            self._waiting = turn
+            self._has_waiting.set()
+            return
+        turn.was_written()
+        if self._ready:
+            self._soon()
+
+    def _gather(self) -> _Turn:
+        """What everybody has to say, in turn."""
         messages, self._words = self._words, []
         self._room.set()
         speakers: list[Speech] = []
@@ -143,7 +183,7 @@ class Outlet:
             num_bytes += sum(map(len, taken))
             messages += taken
             speakers.append(speech)
-        return messages, speakers
+        return _Turn(messages, speakers)
 
     def _taken(self, speech: Speech) -> Sequence[bytes]:
         """One turn's messages. Until its end, `speech` is ready again when it has more."""
@@ -163,3 +203,7 @@ class Outlet:
             return
         for message in messages:
             await self._send({"type": "websocket.send", "text": message.decode()})
+
+
+def _cannot(messages: list[bytes]) -> bool:
+    return False

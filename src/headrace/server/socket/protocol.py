@@ -24,7 +24,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.handshake_initiated and not self.handshake_complete:
             # The scope is a plain dict, and this is ours: the types know only what ASGI knows.
-            self.scope["extensions"][MESSAGES] = {}
+            self.scope["extensions"][MESSAGES] = {"write": self.write_now}
 
     async def send(self, message: Any) -> None:
         """Beside what ASGI knows: all messages of a turn, framed by us, which takes a tenth of the
@@ -37,9 +37,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
                 self.handshake_complete = True
             return
         await self.writable.wait()
-        if self.disconnected or self.close_sent or self.conn.state is not State.OPEN:
+        if not self.write_now(message["messages"]):
             raise ClientDisconnected
-        self.transport.write(text_frames(message["messages"]))
+
+    def write_now(self, messages: list[bytes]) -> bool:
+        """Send them without waiting; False where the client is slow, or gone."""
+        is_open = self.conn.state is State.OPEN and not self.close_sent and not self.disconnected
+        if is_open and self.writable.is_set():
+            self.transport.write(text_frames(messages))
+            return True
+        return False
 
     def shutdown(self) -> None:
         """The server goes: so say the close code, which by uvicorn is that of a restart."""
