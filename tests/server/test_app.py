@@ -86,7 +86,6 @@ def test_a_wrong_method_is_an_unknown_url(method: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/v1",
         "/openai/v1",
         "/v2/chat/completions",
