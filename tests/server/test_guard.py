@@ -246,6 +246,9 @@ def test_a_page_may_read_our_headers() -> None:
         "x-ratelimit-reset-tokens",
         "x-headrace-model",
         "x-headrace-ignored",
+        "x-headrace-stream",
+        "x-headrace-stream-token",
+        "idempotent-replayed",
     }
     assert "access-control-allow-credentials" not in told
 
