@@ -131,9 +131,14 @@ class Exchanges:
             exchange.ended_at = time.perf_counter()
             if exchange.is_kept and exchange.pump is not None:
                 # Tokens are counted once, and all of them: when the last one has been said.
-                exchange.pump.when_over(lambda: self._observer.observe(exchange.fact()))
+                exchange.pump.when_over(lambda: self._tell(exchange))
             else:
-                self._observer.observe(exchange.fact())
+                self._tell(exchange)
+
+    def _tell(self, exchange: Exchange) -> None:
+        self._observer.observe(exchange.fact())
+        # A connection keeps its last request's scope for as long as it is open.
+        exchange.pump = None
 
     async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A fact only where it is refused: what is asked over a socket has exchanges of its own."""
