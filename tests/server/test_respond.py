@@ -400,7 +400,7 @@ def test_patience_that_runs_out(
     patience: Mapping[str, float], num_steps: int, status: int, code: str, stream: bool
 ) -> None:
     async def play() -> None:
-        door = Door(ManualEngine(), **patience)
+        door = Door(engine_saying("Hello."), **patience)
         call = door.post(CHAT, chat_body(model="fake", stream=stream, ignore_eos=True))
         await door.turn(num_steps)
         async with asyncio.timeout(30):
