@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from headrace.observe.observer import Fact, RequestEnded
-from headrace.server.exchange import Exchanges
+from headrace.server.exchange import Exchanges, exchange_of
 from headrace.testing import ManualEngine
 from headrace.testing.asgi import Call
 from support.asgi import CHAT, COMPLETIONS, Door, engine_saying, frames, run, settle
 from support.bodies import chat_body
 
 ASK = chat_body(model="fake")
+HOST = [("host", "localhost")]
 
 
 class Facts:
@@ -130,6 +131,38 @@ def test_the_fact_of_an_answer() -> None:
         assert fact.queued_s == 1.0 and fact.decode_s == 3.0
         assert fact.ttft_s is not None and 0 < fact.ttft_s <= fact.total_s
         assert len(fact.gaps_s) == 12
+
+    run(play)
+
+
+def test_the_fact_of_several_prompts_is_their_sum() -> None:
+    async def play() -> None:
+        door = Door(engine_saying("!"))
+        asked = {"model": "fake", "prompt": ["a" * 20, "b" * 30], "n": 2}
+        call = await door.answer(door.post(COMPLETIONS, asked))
+        assert call.status == 200
+        (fact,) = door.ended
+        assert (fact.num_prompt_tokens, fact.num_completion_tokens) == (50, 8)
+        # The second choice of each took the first one's banks; the prompts themselves were new.
+        assert fact.num_cached_tokens == 0
+
+    run(play)
+
+
+def test_what_was_said_is_let_go_when_all_is_told() -> None:
+    """Not when the connection closes, which may be much later."""
+
+    async def play() -> None:
+        door = Door()
+        seen: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            seen.append(scope)
+            await door.app(scope, receive, send)
+
+        call = await door.answer(Call(app, "POST", CHAT, json.dumps(ASK).encode(), HOST))
+        assert call.status == 200
+        assert exchange_of(seen[0]).pump is None
 
     run(play)
 

@@ -78,7 +78,7 @@ def _begin(serving: Serving, exchange: Exchange, question: Question, permit: Per
         question.num_choices,
         parser=lambda choice: plans[choice].parser(choice, exchange.id),
         patience=serving.patience,
-        on_end=lambda pump: _settle(permit, pump.tally.usages, question.asks[0].n),
+        on_end=lambda pump: _settle(permit, pump.usage),
     )
     try:
         if question.asks[0].service_tier == "flex":
@@ -90,17 +90,8 @@ def _begin(serving: Serving, exchange: Exchange, question: Question, permit: Per
     return pump
 
 
-def _settle(permit: Permit, usages: Sequence[Usage], n: int) -> None:
-    """A prompt counts once for all of its `n` choices: as for the one that computed most of it."""
-    prompts = [
-        max(usages[first : first + n], key=lambda u: u.num_prompt_tokens - u.num_cached_tokens)
-        for first in range(0, len(usages), n)
-    ]
-    permit.settle(
-        sum(usage.num_prompt_tokens for usage in prompts),
-        sum(usage.num_cached_tokens for usage in prompts),
-        sum(usage.num_completion_tokens for usage in usages),
-    )
+def _settle(permit: Permit, usage: Usage) -> None:
+    permit.settle(usage.num_prompt_tokens, usage.num_cached_tokens, usage.num_completion_tokens)
 
 
 async def _prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Question:

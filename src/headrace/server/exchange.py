@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import Forbidden, HeadraceError
+from headrace.events import Usage
 from headrace.observe.observer import Observer, RequestEnded
 from headrace.wire.ids import request_id
 
@@ -61,7 +62,7 @@ class Exchange:
     def fact(self) -> RequestEnded:
         """What there is to say in the end."""
         tally = self.pump.tally if self.pump else None
-        usages = tally.usages if tally else []
+        usage = self.pump.usage if self.pump else Usage(0, 0, 0)
         timings = tally.timings if tally else []
         first_at = tally.first_token_at if tally else None
         return RequestEnded(
@@ -77,9 +78,9 @@ class Exchange:
             error_code=None if self.error is None else self.error.code,
             error_message=None if self.error is None else self.error.message,
             finish_reasons=tuple(tally.reasons) if tally else (),
-            num_prompt_tokens=max((u.num_prompt_tokens for u in usages), default=0),
-            num_cached_tokens=min((u.num_cached_tokens for u in usages), default=0),
-            num_completion_tokens=sum(u.num_completion_tokens for u in usages),
+            num_prompt_tokens=usage.num_prompt_tokens,
+            num_cached_tokens=usage.num_cached_tokens,
+            num_completion_tokens=usage.num_completion_tokens,
             queued_s=max((t.queued_s for t in timings), default=0.0),
             prefill_s=max((t.prefill_s for t in timings), default=0.0),
             decode_s=max((t.decode_s for t in timings), default=0.0),

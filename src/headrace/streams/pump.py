@@ -108,6 +108,24 @@ class Pump:
         self.seed = self._tickets[0].submission.seed
         self._watchdog.start()
 
+    @property
+    def usage(self) -> Usage:
+        """What all choices cost until now. A prompt counts once for all of its choices: as for the
+        one that computed most of it."""
+        usages = self.tally.usages
+        prompts: list[Usage] = []
+        first = 0
+        for ticket in self._tickets:
+            end = first + ticket.submission.request.n
+            prompts.append(max(usages[first:end], key=_num_computed))
+            first = end
+        return Usage(
+            sum(usage.num_prompt_tokens for usage in prompts),
+            sum(usage.num_cached_tokens for usage in prompts),
+            sum(usage.num_completion_tokens for usage in usages),
+            sum(usage.num_reasoning_tokens for usage in usages),
+        )
+
     def progress(self) -> Progress | None:
         """How far the first prompt is; None once there is a token, or an end."""
         if self._engine is None or self.tally.first_token_at is not None or self.log.is_over:
@@ -228,6 +246,10 @@ def _ending(parser: Parser | None, end: Finished | Failed) -> Sequence[Event]:
 
 
 _NOTHING = Usage(0, 0, 0)
+
+
+def _num_computed(usage: Usage) -> int:
+    return usage.num_prompt_tokens - usage.num_cached_tokens
 
 
 class Tally:
