@@ -442,7 +442,7 @@ class ServerSettings:
         _one_of("write", "fsync", "off"),
         "What resumable streams and answers under an `Idempotency-Key` survive: `write` the death "
         "of the server, `fsync` that of the machine as well, `off` neither. They are kept in "
-        "`streams` of the data folder, until they are gone.",
+        "`streams` of the data folder, until they are gone. Not with the fake engine.",
     )
 
     max_body_bytes: int = _setting(

@@ -172,12 +172,10 @@ def test_a_key_is_answered_by_the_next_server(home: Path) -> None:
         assert text_of(events(running, "POST", CHAT, asked, key)) == undisturbed
 
 
-def test_a_server_that_is_stopped_in_the_middle(tmp_path: Path) -> None:
+def test_a_server_that_is_stopped_in_the_middle(home: Path) -> None:
     """Its streams are no answers that were cut: they go on in the next one."""
-    flags = ("--engine", "fake", "--fake-rate", "60", "--drain-timeout", "0.2")
-    fake = {**STORY, "model": "fake"}
-    undisturbed, disturbed = Reader(fake), Reader(fake)
-    with running_server(*flags, home=tmp_path) as running:
+    undisturbed, disturbed = Reader(STORY), Reader(STORY)
+    with running_server("--drain-timeout", "0.2", home=home) as running:
         read_all(running, [undisturbed])
         with ThreadPoolExecutor(1) as thread:
             reading = thread.submit(disturbed.read, running)
@@ -186,6 +184,6 @@ def test_a_server_that_is_stopped_in_the_middle(tmp_path: Path) -> None:
             reading.result()
         assert running.process.wait(STOP_S) == 0
     assert len(disturbed.heard) < len(undisturbed.heard)
-    with running_server(*flags, home=tmp_path) as running:
+    with running_server(home=home) as running:
         read_all(running, [disturbed])
     assert disturbed.heard == undisturbed.heard
