@@ -436,6 +436,15 @@ class ServerSettings:
         shown="256MB",
     )
 
+    durability: str = _setting(
+        _STREAMS,
+        "write",
+        _one_of("write", "fsync", "off"),
+        "What resumable streams and answers under an `Idempotency-Key` survive: `write` the death "
+        "of the server, `fsync` that of the machine as well, `off` neither. They are kept in "
+        "`streams` of the data folder, until they are gone. Not with the fake engine.",
+    )
+
     max_body_bytes: int = _setting(
         _BODIES,
         4_000_000,

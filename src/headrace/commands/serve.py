@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -166,6 +168,7 @@ def _run(serving: Serving) -> None:
     try:
         _fetch_missing(serving)
         configure(_log_format(settings.log_format), settings.log_level)
+        serving.open_streams()
         loading = _Loading(serving)
         loading.start()
         runner = _runner(serving, Runner)
@@ -173,13 +176,14 @@ def _run(serving: Serving) -> None:
 
         def on_started() -> None:
             _welcome(serving, sockets)
-            loading.may_tell()
+            loading.may_tell(asyncio.get_running_loop())
 
         came = runner.run(sockets, on_started)
     finally:
         close_all(sockets)
         serving.registry.close()
     loading.join()
+    serving.durable.close()
     if loading.error is not None:
         raise loading.error
     if came is signal.SIGINT:
@@ -231,6 +235,7 @@ class _Loading(threading.Thread):
         self._runner: Runner | None = None
         self._began_at = time.perf_counter()
         self._may_tell = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.error: BaseException | None = None
 
     def belongs_to(self, runner: Runner) -> None:
@@ -239,18 +244,25 @@ class _Loading(threading.Thread):
         if self.error is not None:
             runner.stop()
 
-    def may_tell(self) -> None:
-        """The welcome is over."""
+    def may_tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The welcome is over, and the server runs on `loop`."""
+        self._loop = loop
         self._may_tell.set()
 
     def run(self) -> None:
+        from headrace.server.reviving import made_ready, revive
+
         try:
             self._serving.load()
+            revivals = made_ready(self._serving)
         except BaseException as error:
             self._fail(error)
             return
         seconds = time.perf_counter() - self._began_at
         self._may_tell.wait()
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(revive, self._serving, revivals)
         click.echo(f"Ready after {seconds:.1f} s. Ctrl-C stops it.")
 
     def _fail(self, error: BaseException) -> None:

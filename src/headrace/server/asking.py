@@ -7,7 +7,7 @@ Thread: the event loop; long prompts and grammars are prepared beside it. Next: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from headrace.engine.engine import Engine, Prepared
@@ -19,7 +19,7 @@ from headrace.server.exchange import Exchange
 from headrace.server.limits import Permit
 from headrace.server.models import ServedModel
 from headrace.server.serving import Serving
-from headrace.streams.pump import Pump
+from headrace.streams.pump import Pump, Record
 from headrace.wire.ask import DEFAULT_MAX_TOKENS, Ask
 
 _LONG = 16_384
@@ -50,8 +50,14 @@ class Question:
         return None if ask.max_tokens is None else ask.max_tokens * self.num_choices
 
 
-async def start(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Pump:
-    """Begin to answer. Raises what refuses the request, before anything runs."""
+async def start(
+    serving: Serving,
+    exchange: Exchange,
+    asks: Sequence[Ask],
+    record: Callable[[Question], Record | None] = lambda question: None,
+) -> Pump:
+    """Begin to answer. `record` makes the place where the answer is kept, when all is known and
+    nothing runs. Raises what refuses the request, before anything runs."""
     question = await _prepare(serving, exchange, asks)
     ask = asks[0]
     try:
@@ -62,27 +68,34 @@ async def start(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Pu
             question.max_tokens,
             ask.service_tier,
         )
-        exchange.pump = _begin(serving, exchange, question, permit)
+        exchange.pump = _begin(serving, exchange, question, permit, record)
         return exchange.pump
     finally:
         # When the permit is as it will be: a request that the engine refused gave it back.
         exchange.headers += serving.limit_headers(exchange.tenant, ask.model)
 
 
-def _begin(serving: Serving, exchange: Exchange, question: Question, permit: Permit) -> Pump:
+def _begin(
+    serving: Serving,
+    exchange: Exchange,
+    question: Question,
+    permit: Permit,
+    record: Callable[[Question], Record | None],
+) -> Pump:
     """Hand the question to its engine; what refuses it gives its permit back."""
     plans = [
         plan for plan, ask in zip(question.plans, question.asks, strict=True) for _ in range(ask.n)
     ]
-    pump = Pump(
-        question.num_choices,
-        parser=lambda choice: plans[choice].parser(choice, exchange.id),
-        patience=serving.patience,
-        on_end=lambda pump: _settle(permit, pump.usage),
-    )
     try:
         if question.asks[0].service_tier == "flex":
             _check_room(question.served.engine)
+        pump = Pump(
+            question.num_choices,
+            parser=lambda choice: plans[choice].parser(choice, exchange.id),
+            patience=serving.patience,
+            on_end=lambda pump: _settle(permit, pump.usage),
+            record=record(question),
+        )
         pump.submit(question.served.engine, question.prepared)
     except BaseException:
         permit.cancel()
@@ -105,7 +118,7 @@ async def _prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) ->
     def work() -> Question:
         plans = [style.plan(one) for one in asks]
         prepared = [
-            served.engine.prepare(_request(one, plan, exchange.tenant))
+            served.engine.prepare(request_of(one, plan, exchange.tenant))
             for one, plan in zip(asks, plans, strict=True)
         ]
         return Question(served, asks, plans, prepared)
@@ -118,7 +131,7 @@ async def _prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) ->
     return question
 
 
-def _request(ask: Ask, plan: AnswerPlan, tenant: str) -> Request:
+def request_of(ask: Ask, plan: AnswerPlan, tenant: str) -> Request:
     """The engine's request. Its own checks name fields of the wire, too."""
     return Request(
         messages=plan.messages,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from headrace.errors import IdempotencyConflict, InvalidRequest
 from headrace.server.telling import Telling
@@ -46,15 +45,14 @@ class Idempotency:
     def __len__(self) -> int:
         return len(self._claims)
 
-    async def attach(self, tenant: str, key: str, question: bytes) -> Kept[Telling] | None:
-        """The stream that answers `question` already; None where the caller is to answer it, and
-        then to `settle` or `give_up`. Raises `IdempotencyConflict` where the key asks something
-        else now."""
+    async def attach(self, tenant: str, key: str, digest: bytes) -> Kept[Telling] | None:
+        """The stream that answers the question of that digest already; None where the caller is to
+        answer it, and then to `settle` or `give_up`. Raises `IdempotencyConflict` where the key
+        asks something else now."""
         if not 0 < len(key) <= _LONGEST_KEY:
             raise InvalidRequest(
                 f"`Idempotency-Key` must have 1 to {_LONGEST_KEY} characters", param=HEADER
             )
-        digest = sha256(question).digest()
         while (claim := self._claims.get((tenant, key))) is not None:
             if claim.digest != digest:
                 raise IdempotencyConflict(
@@ -74,6 +72,15 @@ class Idempotency:
         self._by_stream[kept.id] = (tenant, key)
         claim.kept.set_result(kept)
         kept.pump.when_over(lambda: self._judge(kept))
+
+    def restore(self, tenant: str, key: str, digest: bytes, kept: Kept[Telling]) -> None:
+        """`kept` has answered a question since before the server was restarted. Of several, the
+        last one counts."""
+        before = self._claims.get((tenant, key))
+        if before is not None and before.kept.done() and (old := before.kept.result()) is not None:
+            self._by_stream.pop(old.id, None)
+        self._claims[tenant, key] = Claim(digest)
+        self.settle(tenant, key, kept)
 
     def give_up(self, tenant: str, key: str) -> None:
         """Whoever claimed it was refused; the next one may try."""

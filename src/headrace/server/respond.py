@@ -14,7 +14,8 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TypeAlias
 
 from starlette.requests import Request
@@ -22,15 +23,17 @@ from starlette.types import Receive, Scope, Send
 
 from headrace.events import Failed, fold
 from headrace.server import idempotency, sse
-from headrace.server.asking import start
+from headrace.server.asking import Question, start
 from headrace.server.body import read_body
+from headrace.server.durable import Header
 from headrace.server.exchange import Exchange, exchange_of
 from headrace.server.negotiation import wants_stream
 from headrace.server.serving import Serving
 from headrace.server.streams import KeptWriter, stream_headers
 from headrace.server.telling import Form, Telling
+from headrace.streams.identity import identity_of
 from headrace.streams.kept import Kept
-from headrace.streams.pump import Pump
+from headrace.streams.pump import Pump, Record
 from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits, parse_body
 from headrace.wire.ids import stream_id
@@ -60,8 +63,18 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
     is_resumable = ask.resumable or request.headers.get("x-headrace-resumable") in ("1", "true")
     if key is None and not (is_resumable and exchange.is_streamed):
         return Answer(serving, exchange, form)
-    question = exchange.endpoint.encode() + b"\n" + raw
-    return KeptAnswer(serving, exchange, form, key, question, is_numbered=is_resumable)
+    question = Asked(raw.decode(), key, sha256(exchange.endpoint.encode() + b"\n" + raw).digest())
+    return KeptAnswer(serving, exchange, form, question, is_numbered=is_resumable)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question in the words of who asked."""
+
+    body: str
+    key: str | None = None
+    """The `Idempotency-Key`, and the digest of what it stands for."""
+    digest: bytes = b""
 
 
 class Answer:
@@ -123,7 +136,7 @@ class Answer:
         return b"x-headrace-model", header_value(self._exchange.served_by or "")
 
     def _telling(self, pump: Pump) -> Telling:
-        return telling(self._serving, self._exchange, self._form, pump)
+        return telling(self._serving, self._exchange, self._form, pump.seed)
 
 
 class KeptAnswer(Answer):
@@ -134,15 +147,13 @@ class KeptAnswer(Answer):
         serving: Serving,
         exchange: Exchange,
         form: Form,
-        key: str | None,
-        question: bytes,
+        asked: Asked,
         *,
         is_numbered: bool,
     ) -> None:
         """`is_numbered`: frames carry numbers to come back by."""
         super().__init__(serving, exchange, form)
-        self._key = key
-        self._question = question
+        self._asked = asked
         self._is_numbered = is_numbered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -153,7 +164,7 @@ class KeptAnswer(Answer):
                 self._exchange.has_left = gone.done()
             finally:
                 gone.cancel()
-            if self._exchange.has_left and self._key is None:
+            if self._exchange.has_left and self._asked.key is None:
                 # The stream's id was never told: nobody can come back to it.
                 kept.stop()
                 return
@@ -197,11 +208,12 @@ class KeptAnswer(Answer):
 
     async def _kept(self) -> Kept[Telling]:
         """The stream that answers: a new one, or the one that answers this key already."""
-        tenant, key = self._exchange.tenant, self._key
+        tenant, key = self._exchange.tenant, self._asked.key
         if key is None:
             return await self._begin()
         claims = self._serving.idempotency
-        found = await claims.attach(tenant, key, self._question)
+        await self._serving.durable.wait_for_key(tenant, key)
+        found = await claims.attach(tenant, key, self._asked.digest)
         if found is not None:
             self._exchange.model = self._form.asks[0].model
             self._exchange.served_by = found.served_by
@@ -216,19 +228,58 @@ class KeptAnswer(Answer):
         return kept
 
     async def _begin(self) -> Kept[Telling]:
-        pump = await start(self._serving, self._exchange, self._form.asks)
-        self._exchange.is_kept = True
-        return self._serving.keep(
-            stream_id(),
-            self._exchange.tenant,
-            pump,
-            self._telling(pump),
-            served_by=self._exchange.served_by or "",
-        )
+        return await begin_kept(self._serving, self._exchange, self._form, self._asked)
 
 
-def telling(serving: Serving, exchange: Exchange, form: Form, pump: Pump) -> Telling:
-    """How the answer is told that `pump` has begun."""
+async def begin_kept(
+    serving: Serving, exchange: Exchange, form: Form, asked: Asked
+) -> Kept[Telling]:
+    """Begin an answer that goes on when its client leaves, and, where streams are kept on disk,
+    when the server dies. Several prompts in one are kept in memory alone. Raises as `start` does,
+    and `JournalFailed`."""
+    name = stream_id()
+    told: list[Telling] = []
+
+    def record(question: Question) -> Record | None:
+        told.append(telling(serving, exchange, form, question.prepared[0].seed))
+        durable = serving.durable
+        if not durable.is_open or len(question.prepared) > 1:
+            return None
+        header = _header(serving, exchange, asked, question, told[0])
+        return durable.begin(name, header, question.num_choices)
+
+    pump = await start(serving, exchange, form.asks, record)
+    exchange.is_kept = True
+    served_by = exchange.served_by or ""
+    return serving.keep(name, exchange.tenant, pump, told[0], served_by=served_by)
+
+
+def _header(
+    serving: Serving, exchange: Exchange, asked: Asked, question: Question, told: Telling
+) -> Header:
+    """All that another process needs, to go on as this one would have."""
+    prepared = question.prepared[0]
+    has_grammar = prepared.request.grammar is not None
+    return Header(
+        endpoint=exchange.endpoint,
+        body=asked.body,
+        strict=serving.settings.strict,
+        is_streamed=told.is_streamed,
+        tenant=exchange.tenant,
+        key=asked.key,
+        digest=asked.digest.hex(),
+        served_by=question.served.id,
+        identity=identity_of(question.served.engine, has_grammar=has_grammar),
+        stamp=told.stamp,
+        seed=prepared.seed,
+        prompt=list(prepared.prompt),
+        begun=prepared.request.begun.hex(),
+        max_num_tokens=prepared.max_num_tokens,
+    )
+
+
+def telling(serving: Serving, exchange: Exchange, form: Form, seed: int) -> Telling:
+    """How an answer is told that begins now."""
     ask = form.asks[0]
     served = serving.registry.resolve(ask.model)
     stamp = Stamp(
@@ -241,7 +292,7 @@ def telling(serving: Serving, exchange: Exchange, form: Form, pump: Pump) -> Tel
         service_tier="on_demand" if ask.service_tier == "auto" else ask.service_tier,
     )
     spelling = served.engine.tokenizer if ask.logprobs else None
-    return Telling(form, stamp, pump.seed, spelling, exchange.is_streamed)
+    return Telling(form, stamp, seed, spelling, exchange.is_streamed)
 
 
 def ignored_headers(ask: Ask) -> list[tuple[bytes, bytes]]:

@@ -5,27 +5,32 @@ Made once from the settings, read by every handler. Thread: the event loop.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from headrace import __version__
+from headrace.engine.engine import Engine
 from headrace.errors import RateLimited, ServerDraining
 from headrace.model.answer import AnswerStyle
 from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
 from headrace.observe.observer import LimitHit, Observer, Observers
 from headrace.server.access import Access
+from headrace.server.durable import FOLDER, Durable
 from headrace.server.idempotency import Idempotency
 from headrace.server.keys import KeyStore
 from headrace.server.limits import Limiter, LimitTable, Permit
 from headrace.server.models import ModelRegistry, model_names
 from headrace.server.telling import Telling
-from headrace.server.tokens import StreamTokens
-from headrace.settings import ServerSettings
+from headrace.server.tokens import StreamTokens, kept_key
+from headrace.settings import ServerSettings, home
 from headrace.streams.kept import Kept, KeptConfig, KeptStreams
 from headrace.streams.patience import Patience
 from headrace.streams.pump import Pump
 from headrace.wire.body import BodyLimits
+
+_log = logging.getLogger(__name__)
 
 
 class Serving:
@@ -71,6 +76,8 @@ class Serving:
                 max_bytes=settings.stream_memory_bytes,
             )
         )
+        self.durable = Durable()
+        self.streams.when_gone(self.durable.gone)
         self.idempotency = Idempotency(self.streams)
         self.tokens = StreamTokens()
         self.num_requests = 0
@@ -94,16 +101,32 @@ class Serving:
     def render_metrics(self, accept: str) -> tuple[bytes, str]:
         return self._metrics.render(accept)
 
+    def open_streams(self) -> None:
+        """Before anything else: find what another process left, and keep streams from now on, in
+        the data folder. Where that cannot be, a warning says so. A fake engine's script knows
+        nothing of what was said, so its streams stay in memory."""
+        if self.settings.engine == "fake":
+            return
+        folder = home()
+        self.durable.open(folder / FOLDER, self.settings.durability)
+        if self.durable.is_open:
+            try:
+                self.tokens = StreamTokens(kept_key(folder))
+            except OSError as error:
+                _log.warning("tokens for streams will not survive this server: %s", error)
+
     def load(self) -> None:
         """On a thread of its own: load all models. Raises what the first that fails raises."""
-        self.registry.load(
-            self.settings,
-            style_of=lambda engine: AnswerStyle.for_model(engine.template, engine.tokenizer),
-        )
+        self.registry.load(self.settings, style_of=self.style_of)
         for model in self.registry.served:
             # Ready already; the first request that needs one of these need not wait for it.
             model.style.warm_up()
             model.engine.warm_up()
+
+    def style_of(self, engine: Engine) -> AnswerStyle:
+        """How a model answers that was just loaded; what it says will be kept."""
+        self.durable.record(engine)
+        return AnswerStyle.for_model(engine.template, engine.tokenizer)
 
     def begin_drain(self) -> None:
         """Take no more; finish what was admitted."""
@@ -124,10 +147,25 @@ class Serving:
             self.num_requests -= 1
 
     def keep(
-        self, stream_id: str, tenant: str, pump: Pump, telling: Telling, *, served_by: str
+        self,
+        stream_id: str,
+        tenant: str,
+        pump: Pump,
+        telling: Telling,
+        *,
+        served_by: str,
+        age_s: float = 0.0,
     ) -> Kept[Telling]:
-        """Keep a stream; until it is over, a server that drains waits for it."""
-        return self.streams.keep(stream_id, tenant, pump, telling, served_by=served_by)
+        """Keep a stream; until it is over, a server that drains waits for it. `age_s`: how long ago
+        it ended, where that was before the server was restarted."""
+        self.durable.watch(stream_id, pump)
+        return self.streams.keep(stream_id, tenant, pump, telling, served_by=served_by, age_s=age_s)
+
+    async def find_stream(self, stream_id: str, tenant: str) -> Kept[Telling]:
+        """A stream that is kept, maybe since before a restart. Raises `StreamNotFound`,
+        `StreamGone` and `ModelLoading`."""
+        await self.durable.wait_for(stream_id, tenant)
+        return self.streams.find(stream_id, tenant)
 
     async def admit(
         self,

@@ -185,7 +185,7 @@ class StreamHandlers:
 
     async def attach(self, request: Request) -> ASGIApp:
         """Events after `Last-Event-ID`, or `?after=N`; 204 for who has them all."""
-        kept = self._readable(request)
+        kept = await self._readable(request)
         query = request.query_params
         after = _number(request.headers.get("last-event-id") or query.get("after") or "0")
         ask = kept.form.form.asks[0]
@@ -194,7 +194,7 @@ class StreamHandlers:
 
     async def poll(self, request: Request) -> ASGIApp:
         """`?after=N&wait=S`: what has come after N, waiting for something at most S seconds."""
-        kept = self._readable(request)
+        kept = await self._readable(request)
         query = request.query_params
         after, wait_s = _number(query.get("after") or "0"), _seconds(query.get("wait") or "0")
         until = asyncio.get_running_loop().time() + wait_s
@@ -216,14 +216,14 @@ class StreamHandlers:
 
     async def stop(self, request: Request) -> ASGIApp:
         """End the stream; what it said until now stays readable for a while."""
-        kept = self._owned(request)
+        kept = await self._owned(request)
         kept.stop()
         await kept.pump.log.ended()
         return _told({"id": kept.id, "object": "stream", "status": "ended"})
 
     async def token(self, request: Request) -> ASGIApp:
         """Leave to read, for a page that has no key."""
-        kept = self._owned(request)
+        kept = await self._owned(request)
         tokens = self._serving.tokens
         path = request.scope["path"].removesuffix("/token")
         token = tokens.make(kept.id, kept.tenant)
@@ -236,26 +236,26 @@ class StreamHandlers:
             }
         )
 
-    def _owned(self, request: Request) -> Kept[Telling]:
+    async def _owned(self, request: Request) -> Kept[Telling]:
         """The stream, for who brings its owner's key. Raises `AuthenticationFailed`,
-        `StreamNotFound`, `StreamGone`."""
+        `StreamNotFound`, `StreamGone`, `ModelLoading`."""
         tenant = self._serving.access.authenticate(request.scope["headers"]).id
-        return self._of(request, tenant)
+        return await self._of(request, tenant)
 
-    def _readable(self, request: Request) -> Kept[Telling]:
+    async def _readable(self, request: Request) -> Kept[Telling]:
         """The stream, also for who brings a token. Raises as `_owned` does."""
         token = request.query_params.get("token")
         access = self._serving.access
         if not token or access.is_open or "authorization" in request.headers:
-            return self._owned(request)
+            return await self._owned(request)
         tenant = self._serving.tokens.tenant(request.path_params["id"], token)
         if not access.knows(tenant):
             raise AuthenticationFailed("the key behind this token was revoked")
-        return self._of(request, tenant)
+        return await self._of(request, tenant)
 
-    def _of(self, request: Request, tenant: str) -> Kept[Telling]:
+    async def _of(self, request: Request, tenant: str) -> Kept[Telling]:
         exchange_of(request.scope).tenant = tenant
-        return self._serving.streams.find(request.path_params["id"], tenant)
+        return await self._serving.find_stream(request.path_params["id"], tenant)
 
 
 def _page(frames: Sequence[Frame], path: str, is_done: bool) -> bytes:

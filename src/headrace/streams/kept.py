@@ -66,13 +66,16 @@ class Kept(Generic[Form]):
         *,
         served_by: str,
         orphan_s: float,
+        age_s: float = 0.0,
     ) -> None:
-        """`form` is how its events are written; `served_by` the model that says them."""
+        """`form` is how its events are written; `served_by` the model that says them. `age_s`: how
+        long ago it ended, where that was in another process."""
         self.id = stream_id
         self.tenant = tenant
         self.pump = pump
         self.form = form
         self.served_by = served_by
+        self.age_s = age_s
         self.frames = Frames(form.encoder(), pump.log)
         self._rounds = Rounds(pump.log)
         self._orphan_s = orphan_s
@@ -180,11 +183,25 @@ class KeptStreams(Generic[Form]):
         return self._num_ended_bytes + sum(kept.measure() for kept in self._live.values())
 
     def keep(
-        self, stream_id: str, tenant: str, pump: Pump, form: Form, *, served_by: str
+        self,
+        stream_id: str,
+        tenant: str,
+        pump: Pump,
+        form: Form,
+        *,
+        served_by: str,
+        age_s: float = 0.0,
     ) -> Kept[Form]:
-        """Keep a stream until some time after its end."""
-        orphan_s = self._config.orphan_s
-        kept = Kept(stream_id, tenant, pump, form, served_by=served_by, orphan_s=orphan_s)
+        """Keep a stream until some time after its end; `age_s` of that time have passed."""
+        kept = Kept(
+            stream_id,
+            tenant,
+            pump,
+            form,
+            served_by=served_by,
+            orphan_s=self._config.orphan_s,
+            age_s=age_s,
+        )
         self._live[stream_id] = kept
         pump.when_over(lambda: self._end(kept))
         while len(self) > self._config.max_streams and self._drop_one(len):
@@ -222,7 +239,7 @@ class KeptStreams(Generic[Form]):
 
     def _end(self, kept: Kept[Form]) -> None:
         self._live.pop(kept.id, None)
-        due = asyncio.get_running_loop().time() + self._config.ttl_s
+        due = asyncio.get_running_loop().time() + self._config.ttl_s - kept.age_s
         self._ended[kept.id] = due, kept
         self._shares.setdefault(kept.tenant, _Share())[kept.id] = 0
         self._weigh(kept)

@@ -38,13 +38,18 @@ class Watchdog:
         patience: Patience,
         catch_up: Callable[[], None],
         run_out: Callable[[HeadraceError], None],
+        *,
+        age_s: float = 0.0,
     ) -> None:
         """`catch_up` brings what may have come unheard, before a deadline is said to be missed.
-        `run_out` is called at most once, with what to tell the client."""
+        `run_out` is called at most once, with what to tell the client. `age_s`: how long ago the
+        request came, where another process took it; only the whole answer's deadline counts that,
+        because the queue is a new one."""
         self._patience = patience
         self._catch_up = catch_up
         self._run_out = run_out
         self._begun_at = time.perf_counter()
+        self._asked_at = self._begun_at - age_s
         self._is_queued = True
         self._computed_since: dict[int, float] = {}
         self._heard_at: dict[int, float] = {}
@@ -97,7 +102,7 @@ class Watchdog:
         patience = self._patience
         if patience.total_s is not None:
             text = f"the answer was not whole within {patience.total_s:g} s"
-            yield self._begun_at + patience.total_s, GenerationTimeout(text)
+            yield self._asked_at + patience.total_s, GenerationTimeout(text)
         if patience.queue_s is not None and self._is_queued:
             text = f"no step computed for the request within {patience.queue_s:g} s; come again"
             late = EngineOverloaded(text, retry_after_s=patience.queue_s)

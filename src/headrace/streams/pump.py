@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from headrace.engine.engine import Engine, Prepared
+from headrace.engine.mailbox import Reader
 from headrace.engine.progress import Progress
 from headrace.engine.stream import Ticket
 from headrace.errors import GenerationFailed, HeadraceError
@@ -33,6 +34,7 @@ from headrace.events import (
     ToolCall,
     Usage,
 )
+from headrace.streams.journal import is_interruption
 from headrace.streams.log import StreamLog
 from headrace.streams.patience import Patience, Watchdog
 
@@ -65,6 +67,19 @@ class Bypass(Protocol):
         """Engine thread: False where it cannot, and then nothing of them. Raises nothing."""
 
 
+class Record(Protocol):
+    """One generation's place on disk: what is said to its readers is kept there first."""
+
+    def attach(self, reader: Reader) -> None:
+        """What the engine says to `reader` is kept."""
+
+    def ended(self, failures: Sequence[Failed]) -> None:
+        """Choices end that the engine has not ended. Returns when that is kept."""
+
+    def refused(self) -> None:
+        """The engine did not take it; there is nothing to keep."""
+
+
 _LATEST_S = 0.05
 """How long the log may not know of what was taken early, while more of it comes."""
 
@@ -82,9 +97,12 @@ class Pump:
         parser: Callable[[int], Parser | None],
         patience: Patience,
         on_end: Callable[[Pump], None],
+        record: Record | None = None,
+        age_s: float = 0.0,
     ) -> None:
         """`parser` makes the reader of a choice's text, None where text is text. `on_end` is called
-        once, when all choices have ended."""
+        once, when all choices have ended. With `record` the generation survives this process.
+        `age_s`: how long ago it was asked for, where that was in another one."""
         self.log = StreamLog(num_choices)
         self.tally = Tally(num_choices)
         self.seed = 0
@@ -92,7 +110,9 @@ class Pump:
         self._parsers = [parser(choice) for choice in range(num_choices)]
         self._when_over: list[Callable[[], None]] = [lambda: on_end(self)]
         self._tickets: list[Ticket[_Ear]] = []
-        self._watchdog = Watchdog(patience, self._catch_up, self._run_out)
+        self._record = record
+        self._is_interrupted = False
+        self._watchdog = Watchdog(patience, self._catch_up, self._run_out, age_s=age_s)
 
     def submit(self, engine: Engine, prepared: Sequence[Prepared]) -> None:
         """Ask the engine. Raises what refuses a prompt, and then leaves nothing running."""
@@ -100,10 +120,15 @@ class Pump:
         self._engine = engine
         try:
             for one in prepared:
-                self._tickets.append(engine.submit(one, _Ear(self, first)))
+                ear = _Ear(self, first)
+                if self._record is not None:
+                    self._record.attach(ear)
+                self._tickets.append(engine.submit(one, ear))
                 first += one.request.n
         except BaseException:
             self.cancel()
+            if self._record is not None:
+                self._record.refused()
             raise
         self.seed = self._tickets[0].submission.seed
         self._watchdog.start()
@@ -172,7 +197,12 @@ class Pump:
 
     def hear(self, events: Sequence[Event], now: float, *, taken_by: Bypass | None = None) -> None:
         """Take in what the engine said at `now`. What it says of a choice that has ended here is
-        dropped."""
+        dropped; so is all that it says when it goes, where another engine will go on with it."""
+        if self._record is not None and is_interruption(events):
+            self._is_interrupted = True
+            self._watchdog.stop()
+        if self._is_interrupted:
+            return
         said: list[Event] = []
         over: set[int] = set()
         for event in events:
@@ -230,7 +260,13 @@ class Pump:
             ticket.reader.catch_up()
 
     def _run_out(self, error: HeadraceError) -> None:
-        self._say([self.tally.failure(choice, error) for choice in self.log.open_choices()])
+        if self._is_interrupted:
+            return
+        failures = [self.tally.failure(choice, error) for choice in self.log.open_choices()]
+        if self._record is not None and failures:
+            # First, and before the engine is told to stop: there is one end on record, this one.
+            self._record.ended(failures)
+        self._say([*failures])
 
 
 def _ending(parser: Parser | None, end: Finished | Failed) -> Sequence[Event]:

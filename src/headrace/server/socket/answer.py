@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import orjson
+
 from headrace.errors import HeadraceError, InvalidRequest
 from headrace.events import Failed
 from headrace.server.asking import start
 from headrace.server.chat import ChatForm
 from headrace.server.exchange import Exchange
-from headrace.server.respond import header_value, ignored_headers, telling
+from headrace.server.respond import Asked, begin_kept, header_value, ignored_headers, telling
 from headrace.server.serving import Serving
 from headrace.server.socket.outlet import Outlet, Source, Speech
 from headrace.server.socket.sources import KeptSource, PlainSource
@@ -24,7 +26,6 @@ from headrace.server.telling import Telling
 from headrace.streams.kept import Kept
 from headrace.streams.log import StreamLog
 from headrace.streams.pump import Pump
-from headrace.wire.ids import stream_id
 from headrace.wire.socket_frames import (
     NumberedMessages,
     PlainMessages,
@@ -93,20 +94,18 @@ class Answer:
         form = ChatForm(question.body, serving.body_limits, serving.settings.strict)
         ask = form.asks[0]
         exchange.headers += ignored_headers(ask)
-        pump = await start(serving, exchange, form.asks)
-        told = telling(serving, exchange, form, pump)
-        if ask.resumable and not exchange.has_left:
-            exchange.is_kept = True
-            served_by = exchange.served_by or ""
-            kept = serving.keep(stream_id(), exchange.tenant, pump, told, served_by=served_by)
+        if ask.resumable:
+            asked = Asked(orjson.dumps(question.body).decode())
+            kept = await begin_kept(serving, exchange, form, asked)
             await self._tell_kept(kept, after=0)
             if exchange.has_left and not (self._speech and self._speech.has_begun):
                 kept.stop()  # its id was never told: nobody can come back to it
         else:
-            await self._tell_plain(pump, told)
+            pump = await start(serving, exchange, form.asks)
+            await self._tell_plain(pump, telling(serving, exchange, form, pump.seed))
 
     async def _resume(self, wish: Resume) -> None:
-        kept = self._serving.streams.find(wish.stream, self.exchange.tenant)
+        kept = await self._serving.find_stream(wish.stream, self.exchange.tenant)
         if not isinstance(kept.form.form, ChatForm):
             raise InvalidRequest(
                 "this stream is no chat's; read it over HTTP, at /v1/streams/{id}", param="stream"
