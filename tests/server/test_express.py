@@ -151,7 +151,8 @@ class Stage:
             self.received += self.client.recv(num_bytes)
 
     async def close(self) -> None:
-        self.connection.transport.abort()
+        if not self.connection.is_lost:
+            self.connection.transport.abort()
         self.client.close()
         await turns(3)
 
@@ -193,6 +194,16 @@ def play(act: Callable[[], Any], loop: str = "asyncio") -> None:
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(whole())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def uvloop_has_run() -> None:
+    """It opens files of its own once, and keeps them."""
+
+    async def act() -> None:
+        await asyncio.sleep(0)
+
+    play(act, "uvloop")
 
 
 def open_files() -> int:
