@@ -90,6 +90,7 @@ class Client:
         self.socket = socket.socket()
         if buffer_size is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_size)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(WAIT_S)
         self.socket.connect(("127.0.0.1", port))
         self._received = b""
