@@ -410,6 +410,7 @@ def serve_and_storm(engine: str, num_requests: int, seed: int) -> Outcome:
             "--fake-rate": 2000,
             "--fake-prefill-rate": 200_000,
             "--stream-ttl": 1,
+            "--durability": "off",
             # Small enough to be in use as a whole before memory is measured.
             "--pool-size": "150MB",
             "--log-level": "error",
