@@ -184,6 +184,8 @@ def test_after_the_last_token_is_not_leaving(door: LiveDoor) -> None:
         client.leave()
     door.until(lambda: len(door.ended) == 2)
     assert [fact.status for fact in door.ended] == [200, 200]
+    # Nor is the engine woken for what has ended.
+    assert not door.engine._inbox.has_commands
     door.assert_nothing_is_held()
 
 

@@ -120,7 +120,7 @@ class Pump:
         self._engine = engine
         try:
             for one in prepared:
-                ear = _Ear(self, first)
+                ear = _Ear(self, first, one.request.n)
                 if self._record is not None:
                     self._record.attach(ear)
                 self._tickets.append(engine.submit(one, ear))
@@ -188,7 +188,8 @@ class Pump:
     def cancel(self) -> None:
         """Stop within a step: nobody wants the rest. Each choice still says its end."""
         for ticket in self._tickets:
-            ticket.cancel()
+            if ticket.reader.num_open:  # else it would wake the engine thread for nothing
+                ticket.cancel()
 
     def fail(self, error: HeadraceError) -> None:
         """Stop all choices that have not ended; each says `error` as its end, at once."""
@@ -338,7 +339,9 @@ class _Ear:
     overtakes it; in the log, all events stand in the order in which they were said.
     """
 
-    def __init__(self, pump: Pump, first_choice: int) -> None:
+    def __init__(self, pump: Pump, first_choice: int, num_choices: int) -> None:
+        self.num_open = num_choices
+        """Choices whose end the engine has not said."""
         self._pump = pump
         self._first_choice = first_choice
         self._loop = asyncio.get_running_loop()
@@ -389,6 +392,7 @@ class _Ear:
         self.catch_up()
         with self._lock:
             self._num_on_their_way -= 1
+        self.num_open -= sum(isinstance(event, (Finished, Failed)) for event in events)
         first = self._first_choice
         if first:
             events = [replace(event, choice=event.choice + first) for event in events]
