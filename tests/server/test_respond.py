@@ -331,7 +331,9 @@ def test_a_failure_after_it_is_said_inside(path: str, body: dict[str, Any]) -> N
             assert list(inside) == ["message", "type", "code", "status_code"]
             assert (inside["code"], inside["status_code"]) == ("generation_failed", 500)
         assert streamed_text_of(call.body).startswith("He")
-        assert [fact.finish_reasons for fact in door.ended] == [("error",)]
+        (fact,) = door.ended
+        assert (fact.status, fact.finish_reasons) == (200, ("error",))
+        assert fact.error_code == "generation_failed"
         door.assert_nothing_is_held()
 
     run(play)

@@ -65,6 +65,8 @@ class Exchange:
         usage = self.pump.usage if self.pump else Usage(0, 0, 0)
         timings = tally.timings if tally else []
         first_at = tally.first_token_at if tally else None
+        # What failed in mid-stream has the status 200, and is an error all the same.
+        error = self.error or (tally.error if tally else None)
         return RequestEnded(
             request_id=self.id,
             endpoint=self.endpoint,
@@ -75,8 +77,8 @@ class Exchange:
             model=self.model,
             served_by=self.served_by,
             is_streamed=self.is_streamed,
-            error_code=None if self.error is None else self.error.code,
-            error_message=None if self.error is None else self.error.message,
+            error_code=None if error is None else error.code,
+            error_message=None if error is None else error.message,
             finish_reasons=tuple(tally.reasons) if tally else (),
             num_prompt_tokens=usage.num_prompt_tokens,
             num_cached_tokens=usage.num_cached_tokens,

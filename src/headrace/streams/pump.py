@@ -300,6 +300,8 @@ class Tally:
         self.usages = [_NOTHING] * num_choices
         self.timings = [Timings(0.0, 0.0, 0.0)] * num_choices
         self.reasons: list[str] = [""] * num_choices
+        self.error: HeadraceError | None = None
+        """Of the first choice that failed."""
         self._begun: set[int] = set()
         self._heard_at: dict[int, float] = {}
         self._num_heard = [0] * num_choices
@@ -323,7 +325,11 @@ class Tally:
         # A prompt for which no step ever computed was not used.
         self.usages[event.choice] = usage if has_begun else _NOTHING
         self.timings[event.choice] = event.timings
-        self.reasons[event.choice] = event.reason if isinstance(event, Finished) else "error"
+        if isinstance(event, Finished):
+            self.reasons[event.choice] = event.reason
+        else:
+            self.reasons[event.choice] = "error"
+            self.error = self.error or event.error
 
     def failure(self, choice: int, error: HeadraceError) -> Failed:
         """The end of a choice of which the engine has not said it, from what was heard."""
