@@ -411,8 +411,8 @@ def serve_and_storm(engine: str, num_requests: int, seed: int) -> Outcome:
             "--fake-prefill-rate": 200_000,
             "--stream-ttl": 1,
             "--durability": "off",
-            # Small enough to be in use as a whole before memory is measured.
-            "--pool-size": "150MB",
+            # So small that all of it is in use before memory is measured.
+            "--pool-size": "600" if engine == "fake" else "150MB",
             "--log-level": "error",
         }
         pairs = [str(part) for option in options.items() for part in option]
