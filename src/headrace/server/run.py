@@ -213,6 +213,8 @@ class _Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._late.cancel()
+        # uvicorn leaves its timer running where a connection is reset, and with it all of this.
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
