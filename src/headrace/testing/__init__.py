@@ -7,10 +7,12 @@ ManualEngine    the real engine around a fake model, stepped by hand
 ManualClock     its time
 FakeTokenizer   one token a byte
 FakeTemplate    a chat template in two markers
+FakeEmbedder    texts to vectors: texts that share words point the same way
 scripted_engine the real engine on its own thread, saying a given text at a given pace
 ScriptedModel   its model, which costs almost no processor time
 """
 
+from headrace.testing.fake_embedder import FakeEmbedder
 from headrace.testing.fake_model import FakeModel, FakeSampler, Rule, saying
 from headrace.testing.fake_tokenizer import END_ID, START_ID, FakeTemplate, FakeTokenizer
 from headrace.testing.faults import FaultyModel
@@ -25,6 +27,7 @@ from headrace.testing.scripted_model import (
 __all__ = [
     "END_ID",
     "START_ID",
+    "FakeEmbedder",
     "FakeModel",
     "FakeSampler",
     "FakeTemplate",
