@@ -22,7 +22,7 @@ from headrace.errors import GenerationFailed, GenerationTimeout
 from headrace.events import Delta, Event, Failed, Finished, Started, Timings, Usage, fold
 from headrace.server.express import EXTENSION, Lane
 from headrace.server.sse import EventWriter
-from headrace.streams import pump as pump_module
+from headrace.streams import ear as ear_module
 from headrace.streams.patience import Patience
 from headrace.streams.pump import Pump
 from headrace.wire.ask import Stamp
@@ -315,7 +315,7 @@ def test_any_interleaving(
 
     before = open_files()
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(pump_module, "_LATEST_S", latest_s)
+    monkeypatch.setattr(ear_module, "_LATEST_S", latest_s)
     try:
         play(act, loop)
     finally:
@@ -583,7 +583,7 @@ def test_a_loop_that_is_gone_is_no_fault_of_the_engine(monkeypatch: pytest.Monke
         await turns(8)
         stages.append(stage)
 
-    monkeypatch.setattr(pump_module, "_LATEST_S", -1.0)
+    monkeypatch.setattr(ear_module, "_LATEST_S", -1.0)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(act())
     loop.close()

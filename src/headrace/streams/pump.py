@@ -8,13 +8,8 @@ in the same turn of the loop that brought them.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
-import time
-from array import array
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -30,13 +25,14 @@ from headrace.events import (
     Finished,
     FinishReason,
     Started,
-    Timings,
     ToolCall,
     Usage,
 )
+from headrace.streams.ear import Bypass, Ear
 from headrace.streams.journal import is_interruption
 from headrace.streams.log import StreamLog
 from headrace.streams.patience import Patience, Watchdog
+from headrace.streams.tally import Tally
 
 _log = logging.getLogger(__name__)
 
@@ -56,17 +52,6 @@ class Parser(Protocol):
         answer is not what was asked for."""
 
 
-class Bypass(Protocol):
-    """Takes deltas on the engine thread, before the log has them."""
-
-    position: int
-    """Up to this number, the log's events were taken by it or by who opened it. Written on the
-    loop, when the log has them."""
-
-    def take(self, events: Sequence[Event]) -> bool:
-        """Engine thread: False where it cannot, and then nothing of them. Raises nothing."""
-
-
 class Record(Protocol):
     """One generation's place on disk: what is said to its readers is kept there first."""
 
@@ -78,10 +63,6 @@ class Record(Protocol):
 
     def refused(self) -> None:
         """The engine did not take it; there is nothing to keep."""
-
-
-_LATEST_S = 0.05
-"""How long the log may not know of what was taken early, while more of it comes."""
 
 
 class Pump:
@@ -109,7 +90,7 @@ class Pump:
         self._engine: Engine | None = None
         self._parsers = [parser(choice) for choice in range(num_choices)]
         self._when_over: list[Callable[[], None]] = [lambda: on_end(self)]
-        self._tickets: list[Ticket[_Ear]] = []
+        self._tickets: list[Ticket[Ear]] = []
         self._record = record
         self._is_interrupted = False
         self._watchdog = Watchdog(patience, self._catch_up, self._run_out, age_s=age_s)
@@ -120,7 +101,7 @@ class Pump:
         self._engine = engine
         try:
             for one in prepared:
-                ear = _Ear(self, first, one.request.n)
+                ear = Ear(self, first, one.request.n)
                 if self._record is not None:
                     self._record.attach(ear)
                 self._tickets.append(engine.submit(one, ear))
@@ -282,135 +263,5 @@ def _ending(parser: Parser | None, end: Finished | Failed) -> Sequence[Event]:
     return [*rest, replace(end, reason=reason, usage=usage)]
 
 
-_NOTHING = Usage(0, 0, 0)
-
-
 def _num_computed(usage: Usage) -> int:
     return usage.num_prompt_tokens - usage.num_cached_tokens
-
-
-class Tally:
-    """What one generation cost so far, and when its tokens came here."""
-
-    def __init__(self, num_choices: int) -> None:
-        self.first_token_at: float | None = None
-        """On the clock of `time.perf_counter`."""
-        self.gaps_s = array("d")
-        """Seconds between the tokens of each choice."""
-        self.usages = [_NOTHING] * num_choices
-        self.timings = [Timings(0.0, 0.0, 0.0)] * num_choices
-        self.reasons: list[str] = [""] * num_choices
-        self.error: HeadraceError | None = None
-        """Of the first choice that failed."""
-        self._begun: set[int] = set()
-        self._heard_at: dict[int, float] = {}
-        self._num_heard = [0] * num_choices
-
-    def began(self, event: Started) -> None:
-        self._begun.add(event.choice)
-        self.usages[event.choice] = Usage(event.num_prompt_tokens, event.num_cached_tokens, 0)
-
-    def heard(self, delta: Delta, now: float) -> None:
-        choice = delta.choice
-        if self.first_token_at is None:
-            self.first_token_at = now
-        before = self._heard_at.get(choice)
-        if before is not None:
-            self.gaps_s.append(now - before)
-        self._heard_at[choice] = now
-        self._num_heard[choice] = delta.start + len(delta.token_ids)
-
-    def ended(self, event: Finished | Failed) -> None:
-        usage, has_begun = event.usage, event.choice in self._begun
-        # A prompt for which no step ever computed was not used.
-        self.usages[event.choice] = usage if has_begun else _NOTHING
-        self.timings[event.choice] = event.timings
-        if isinstance(event, Finished):
-            self.reasons[event.choice] = event.reason
-        else:
-            self.reasons[event.choice] = "error"
-            self.error = self.error or event.error
-
-    def failure(self, choice: int, error: HeadraceError) -> Failed:
-        """The end of a choice of which the engine has not said it, from what was heard."""
-        usage = replace(self.usages[choice], num_completion_tokens=self._num_heard[choice])
-        return Failed(choice, error, usage, self.timings[choice])
-
-
-class _Ear:
-    """The engine's reader of one prompt's choices.
-
-    With a bypass, deltas may have been taken when they come here: the loop hears of them now and
-    then, for the log. What was handed over the usual way closes the bypass, so that nothing
-    overtakes it; in the log, all events stand in the order in which they were said.
-    """
-
-    def __init__(self, pump: Pump, first_choice: int, num_choices: int) -> None:
-        self.num_open = num_choices
-        """Choices whose end the engine has not said."""
-        self._pump = pump
-        self._first_choice = first_choice
-        self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()
-        self._bypass: Bypass | None = None
-        self._early: list[tuple[Sequence[Event], float, Bypass]] = []
-        self._is_busy = False
-        """The loop was woken for many readers the last time: a bypass would not be used."""
-        self._num_on_their_way = 0
-        """Hand-overs to the loop that have not arrived."""
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    @property
-    def is_busy(self) -> bool:
-        return self._is_busy
-
-    def open_bypass(self, bypass: Bypass) -> bool:
-        with self._lock:
-            if self._is_busy or self._num_on_their_way or self._early or self._bypass is not None:
-                return False
-            self._bypass = bypass
-            return True
-
-    def close_bypass(self, bypass: Bypass) -> None:
-        with self._lock:
-            if self._bypass is bypass:
-                self._bypass = None
-
-    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
-        with self._lock:
-            self._is_busy = is_busy
-            bypass, now = self._bypass, time.perf_counter()
-            if bypass is None or is_busy or not _are_deltas(events) or not bypass.take(events):
-                self._bypass = None
-                self._num_on_their_way += 1
-                return False
-            self._early.append((events, now, bypass))
-            is_late = now - self._early[0][1] > _LATEST_S
-        if is_late:
-            with suppress(RuntimeError):  # the loop is closed: nobody asks any more
-                self._loop.call_soon_threadsafe(self.catch_up)
-        return True
-
-    def receive(self, events: Sequence[Event]) -> None:
-        self.catch_up()
-        with self._lock:
-            self._num_on_their_way -= 1
-        self.num_open -= sum(isinstance(event, (Finished, Failed)) for event in events)
-        first = self._first_choice
-        if first:
-            events = [replace(event, choice=event.choice + first) for event in events]
-        self._pump.hear(events, time.perf_counter())
-
-    def catch_up(self) -> None:
-        """Let the pump hear of what was taken early."""
-        with self._lock:
-            early, self._early = self._early, []
-        for events, at, bypass in early:
-            self._pump.hear(events, at, taken_by=bypass)
-
-
-def _are_deltas(events: Sequence[Event]) -> bool:
-    return all(type(event) is Delta for event in events)
