@@ -17,6 +17,7 @@ LAYERS = [
     "commands",
     "bench",
     "server",
+    "conversations",
     "testing",
     "streams",
     "engine",

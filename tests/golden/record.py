@@ -22,7 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from conversations import conversations
+from chats import conversations
 from texts import texts
 
 HERE = Path(__file__).parent

@@ -1,0 +1,1 @@
+"""Conversations: how they are kept, and how they become prompts."""

@@ -1,0 +1,78 @@
+"""A conversation in whole turns: what always stays, and what may go, oldest first.
+
+A turn begins with a user's message and ends before the next one, so calls and their results are
+never parted. System messages belong to no turn; they stay wherever they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from headrace.conversations.strategies.values import Item, num_leading
+
+Span = tuple[int, int]
+"""[start, end) of the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The items of a conversation, and where its turns begin and end."""
+
+    items: tuple[Item, ...]
+    turns: tuple[Span, ...]
+    """The last one is the new turn. Without any message but the system's there is none."""
+    sums: tuple[int, ...]
+    """Tokens before each item, those of system messages left out; one more for the end."""
+    num_system: int
+    """Tokens of all system messages."""
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> History:
+        """Time in proportion to the number of items."""
+        starts = []
+        num_head = num_leading(items, "system")
+        for index in range(num_head, len(items)):
+            if index == num_head or items[index].role == "user":
+                starts.append(index)
+        costs = [0 if item.role == "system" else item.num_tokens for item in items]
+        return cls(
+            items=tuple(items),
+            turns=tuple(zip(starts, [*starts[1:], len(items)], strict=True)) if starts else (),
+            sums=tuple(accumulate(costs, initial=0)),
+            num_system=sum(item.num_tokens for item in items if item.role == "system"),
+        )
+
+    @property
+    def turn(self) -> tuple[Item, ...]:
+        """The new turn."""
+        return self.items[slice(*self.turns[-1])] if self.turns else ()
+
+    def between(self, first_turn: int, turn: int) -> tuple[Item, ...]:
+        """The messages of some turns, `turn` not included, without the system's."""
+        if first_turn >= turn:
+            return ()
+        start, end = self.turns[first_turn][0], self.turns[turn - 1][1]
+        return tuple(item for item in self.items[start:end] if item.role != "system")
+
+    def kept(self, first_turn: int, num_first: int = 0) -> tuple[Item, ...]:
+        """What stays before the new turn where the turns from `num_first` to `first_turn` go."""
+        if not self.turns:
+            return self.items
+        gone = range(self.turns[num_first][0], self.turns[first_turn][0])
+        return tuple(
+            item
+            for index, item in enumerate(self.items[: self.turns[-1][0]])
+            if index not in gone or item.role == "system"
+        )
+
+    def askings(self, turn: int) -> list[int]:
+        """Where in a turn the model was asked, or is: the ends of its prompts."""
+        start, end = self.turns[turn]
+        return [
+            index
+            for index in range(start + 1, end + 1)
+            if index == len(self.items)
+            or (self.items[index].role == "assistant" and self.items[index - 1].role != "assistant")
+        ]
