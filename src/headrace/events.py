@@ -21,8 +21,8 @@ from headrace.errors import HeadraceError
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "tool_calls"]
 """`stop`: an end-of-generation token, a stop string or a finished grammar. `length`: `max_tokens`
-or the context is used up. `cancelled`: somebody said so. `tool_calls`: the answer calls tools (said
-above the engine, by whoever reads calls in its text)."""
+or the context is used up, or no answer was asked for. `cancelled`: somebody said so. `tool_calls`:
+the answer calls tools (said above the engine, by whoever reads calls in its text)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,9 @@ class House:
         for span in plan.spans:
             if span.num_logits:
                 self.sample(span.sequence)
+        for s in self.sequences:
+            if s.state is State.RUNNING and s.has_caught_up and not s.grows:
+                self.scheduler.finish(s)
         return plan
 
     def streams(self) -> set[int]:
@@ -63,7 +66,7 @@ class House:
         return {
             s.id
             for s in self.sequences
-            if s.state is State.RUNNING and s.num_uncomputed_tokens == 1 + s.num_drafts
+            if s.state is State.RUNNING and s.grows and s.num_uncomputed_tokens == 1 + s.num_drafts
         }
 
     def sample(self, s: Sequence) -> None:
@@ -90,8 +93,8 @@ class House:
             assert n > 0
             assert end <= len(s.tokens)
             assert end <= len(s.banks) * self.kv.bank_size
-            # Logits from the last confirmed token on.
-            assert num_logits == max(0, end - (s.num_confirmed_tokens - 1))
+            # Logits from the last confirmed token on, where a token is to follow.
+            assert num_logits == (max(0, end - (s.num_confirmed_tokens - 1)) if s.grows else 0)
             assert end == len(s.tokens) or n % CHUNK == 0
 
     def audit(self) -> None:
@@ -102,7 +105,8 @@ class House:
         for i in range(max_steps):
             if not self.scheduler.has_work:
                 return i
-            assert self.step().spans, "a step without work, though somebody waits"
+            plan = self.step()
+            assert plan.spans or plan.admitted, "a step without work, though somebody waits"
             self.audit()
         raise AssertionError(f"not done after {max_steps} steps: {self.sequences}")
 
@@ -692,6 +696,10 @@ class Anything(RuleBasedStateMachine):
     @rule(prompt=token_lists, tenant=tenants, max_new=st.integers(1, 12))
     def add(self, prompt: list[int], tenant: str, max_new: int) -> None:
         self.house.add(prompt, tenant, max_new)
+
+    @rule(prompt=token_lists, tenant=tenants)
+    def prefill(self, prompt: list[int], tenant: str) -> None:
+        self.house.add(prompt, tenant, max_new=0)
 
     @rule(num_tokens=st.integers(28, 60))
     def add_too_much(self, num_tokens: int) -> None:

@@ -109,6 +109,23 @@ def test_several_choices_are_what_each_would_be(model: Path) -> None:
         assert said(choices[:1]) == said([engine.generate_sync(REQUESTS[3]).choice])
 
 
+def test_prompts_computed_beforehand_change_nothing(model: Path, alone: list[Choice]) -> None:
+    with Engine.load(model) as engine:
+        early = [
+            engine.generate_sync(replace(request, prefill_only=True)).choice for request in REQUESTS
+        ]
+        later = [engine.generate_sync(request).choice for request in REQUESTS]
+        bank_size = engine.spec.bank_size
+    assert said(later) == said(alone)
+    for kept, choice in zip(early, later, strict=True):
+        assert kept.token_ids == ()
+        missing = choice.usage.num_prompt_tokens - kept.usage.num_prompt_tokens
+        assert 0 <= missing < bank_size
+        # The last token is computed again, for its logits, and so is all of its bank.
+        again = 0 if missing else bank_size
+        assert choice.usage.num_cached_tokens >= kept.usage.num_prompt_tokens - again
+
+
 @pytest.fixture(scope="module")
 def default_engine(default_model_path: Path) -> Iterator[Engine]:
     with Engine.load(default_model_path) as engine:
@@ -133,6 +150,16 @@ class TestDefaultModel:
         ).choice
         assert choice.text.endswith("capi")
         assert choice.matched_stop == stop
+
+    def test_a_prompt_sent_ahead_leaves_less_than_a_bank(self, default_engine: Engine) -> None:
+        story = "Once upon a time a miller lived beside a quick river. " * 12
+        messages = [{"role": "user", "content": story + "Sum it up."}]
+        request = Request(messages=messages, max_tokens=8)
+        early = default_engine.generate_sync(replace(request, prefill_only=True)).choice
+        choice = default_engine.generate_sync(request).choice
+        assert (early.token_ids, early.reason) == ((), "length")
+        assert choice.usage.num_cached_tokens == early.usage.num_prompt_tokens > 100
+        assert 0 < choice.usage.num_prompt_tokens - choice.usage.num_cached_tokens <= 32
 
     def test_a_second_turn_computes_only_its_own_tokens(self, default_engine: Engine) -> None:
         turns = Turns(default_engine.tokenizer, default_engine.template)

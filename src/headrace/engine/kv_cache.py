@@ -109,15 +109,15 @@ class KVCache:
         path = self._find(sequence)
         start = (sequence.num_committed_banks + len(path)) * self.bank_size
         end = start + self.bank_size
-        if end >= sequence.num_confirmed_tokens:
+        if end > sequence.num_silent_tokens:
             return None
         parent = path[-1] if path else sequence.prefix
         return sequence.tenant, parent, sequence.tokens[start:end].tobytes()
 
     def match(self, sequence: Sequence) -> int:
-        """Attach the longest cached continuation of what is computed; returns its tokens. Never all
-        tokens: the last one must be computed for its logits. Reserved banks that a cached one
-        replaces become free."""
+        """Attach the longest cached continuation of what is computed; returns its tokens. Never a
+        token whose logits are needed: it must be computed for them. Reserved banks that a cached
+        one replaces become free."""
         path = self._find(sequence)
         for node in path:
             self._hold(node)
@@ -246,8 +246,8 @@ class KVCache:
         if sequence.num_computed_tokens != start:
             return path
         node = sequence.prefix
-        last = sequence.num_confirmed_tokens - 1
-        while start + size <= last:
+        end = sequence.num_silent_tokens
+        while start + size <= end:
             tokens = sequence.tokens[start : start + size].tobytes()
             node = self.index.find(node, sequence.tenant, tokens)
             if node is None:

@@ -89,6 +89,8 @@ class EngineLoop:
         """The choices of each stream that have not ended. Never an empty list between steps."""
         self._queued: set[Submission] = set()
         """Submissions for which no step has computed yet."""
+        self._prefills: set[Voice] = set()
+        """Those that give no answer and have not ended."""
         self.before_publish: BeforePublish | None = None
         self._num_still = 0
         self._num_warm = 0
@@ -120,6 +122,8 @@ class EngineLoop:
         if self._compute(plan):
             rows, voices = self._rows(plan)
             self._speak(voices, self._sample(rows, voices))
+        if self._prefills:
+            self._end_prefills()
         self._publish()
 
     def _warm_up(self) -> None:
@@ -222,6 +226,8 @@ class EngineLoop:
             else:
                 self._jobs[submission.reader].append(voice)
                 self._voices[voice.sequence.id] = voice
+                if not voice.sequence.grows:
+                    self._prefills.add(voice)
         if not self._jobs[submission.reader]:
             self._forget(submission)
 
@@ -297,6 +303,7 @@ class EngineLoop:
         if not plan.spans:
             self._notice_standstill(plan)
             return False
+        self._num_still = 0
         try:
             self._model.step([_span(*planned) for planned in plan.spans])
         except Exception as error:
@@ -313,7 +320,7 @@ class EngineLoop:
 
     def _notice_standstill(self, plan: Plan) -> None:
         """Work that no plan ever takes up would let its readers wait for ever."""
-        is_still = self._scheduler.has_work and not plan.preempted
+        is_still = self._scheduler.has_work and not (plan.preempted or plan.admitted)
         self._num_still = self._num_still + 1 if is_still else 0
         if self._num_still > _PATIENCE:
             raise RuntimeError("the scheduler has work and plans none of it")
@@ -361,6 +368,12 @@ class EngineLoop:
                 self._post(voice.submission, delta)
         self._watch.lap("text")
 
+    def _end_prefills(self) -> None:
+        """Banks were all that was wanted; some were found whole, and nothing was computed."""
+        now = self._clock()
+        for voice in [voice for voice in self._prefills if voice.is_prefilled]:
+            self._finish(voice, "length", now)
+
     def _publish(self) -> None:
         if self.before_publish is not None:
             # A stream that cannot be kept as was promised fails: what it said, and then its end.
@@ -381,6 +394,7 @@ class EngineLoop:
         """Everything that a choice holds is free or cached when this returns."""
         # Off the list first: should the rest fail, the burial has no second end for this choice.
         del self._voices[voice.sequence.id]
+        self._prefills.discard(voice)
         try:
             self._scheduler.cancel(voice.sequence)
             voices = self._jobs[voice.submission.reader]

@@ -58,6 +58,10 @@ class Request:
     """Strings that end the answer; they are never part of it."""
     n: int = 1
     """How many answers to give."""
+    prefill_only: bool = False
+    """Give no answer: compute the prompt's whole banks, so that the next request which begins with
+    them need not. Its tokens past the last whole bank could not be kept and are left to that one.
+    The stream says `Started`, then `Finished`, and its prompt tokens are those that are kept."""
     ignore_eos: bool = False
     """Go on after end-of-generation tokens: for benchmarks."""
 
@@ -87,6 +91,8 @@ class Request:
         _check_stops(self.stop)
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
         _check_variables(self.template_variables)
+        if self.prefill_only and self.n != 1:
+            raise _wrong("n", self.n, "1 where `prefill_only` asks for no answer")
         if not isinstance(self.begun, bytes):
             raise _wrong("begun", self.begun, "bytes")
         if not isinstance(self.tenant, str):
@@ -191,7 +197,7 @@ _INTEGERS = {
     "top_logprobs": (0, MAX_TOP_LOGPROBS, f"a whole number from 0 to {MAX_TOP_LOGPROBS}"),
 }
 _OPTIONAL = ("max_tokens", "seed")
-_BOOLEANS = ("ignore_eos", "logprobs", "continue_final_message", "heal")
+_BOOLEANS = ("ignore_eos", "logprobs", "continue_final_message", "heal", "prefill_only")
 
 
 _TEMPLATE_OWN = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})

@@ -125,7 +125,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Let a new sequence wait for its turn. Raises `ContextLengthExceeded` when it could not
-        finish even alone, `InvalidRequest` when it has no tokens."""
+        finish even alone, `InvalidRequest` when it is to grow from no tokens."""
         self._refuse_impossible(sequence)
         self._line.join(sequence)
         self._wait(sequence)
@@ -196,7 +196,7 @@ class Scheduler:
                 continue
             position = sequence.num_computed_tokens
             n = len(sequence.tokens) - position
-            if n > 1 + sequence.num_drafts:
+            if n > 1 + sequence.num_drafts or (n and not sequence.grows):
                 draft.behind.append(sequence)
             elif n:
                 if n > 1:
@@ -256,7 +256,7 @@ class Scheduler:
 
     def _take(self, draft: _Draft, sequence: Sequence, num_tokens: int) -> None:
         position = sequence.num_computed_tokens
-        num_logits = max(0, position + num_tokens - sequence.num_confirmed_tokens + 1)
+        num_logits = max(0, position + num_tokens - sequence.num_silent_tokens)
         draft.spans.append(PlannedSpan(sequence, position, num_tokens, num_logits))
         self._line.serve(sequence.tenant, num_tokens)
         key = self.kv.next_key(sequence)
@@ -346,7 +346,7 @@ class Scheduler:
         return self._line.turn(sequence, sequence.num_uncomputed_tokens)
 
     def _refuse_impossible(self, sequence: Sequence) -> None:
-        if not sequence.tokens:
+        if sequence.grows and not sequence.tokens:
             raise InvalidRequest("the prompt has no tokens; send at least one", param="messages")
         num_tokens = max(len(sequence.tokens), sequence.max_num_tokens)
         if num_tokens > self.kv.capacity:

@@ -46,6 +46,7 @@ class Sequence:
     __slots__ = (
         "arrival",
         "banks",
+        "grows",
         "id",
         "max_num_tokens",
         "num_cached_tokens",
@@ -71,6 +72,8 @@ class Sequence:
         self.num_prompt_tokens = len(self.tokens)
         self.max_num_tokens = max_num_tokens
         """Prompt and generated tokens together never exceed this."""
+        self.grows = max_num_tokens > self.num_prompt_tokens
+        """Whether a token is to follow the prompt. Else its banks are all that is wanted."""
         self.num_computed_tokens = 0
         self.num_drafts = 0
         """How many of the last tokens are guesses that the model has not confirmed."""
@@ -107,6 +110,16 @@ class Sequence:
     def num_confirmed_tokens(self) -> int:
         """Tokens without the drafts."""
         return len(self.tokens) - self.num_drafts
+
+    @property
+    def num_silent_tokens(self) -> int:
+        """Confirmed tokens whose logits nobody needs: all but the last one, or all where none is to
+        follow."""
+        return len(self.tokens) - self.num_drafts - self.grows
+
+    @property
+    def has_caught_up(self) -> bool:
+        return self.num_computed_tokens == len(self.tokens)
 
     @property
     def num_generated_tokens(self) -> int:

@@ -85,6 +85,11 @@ class Voice:
             self.sequence.num_cached_tokens,
         )
 
+    @property
+    def is_prefilled(self) -> bool:
+        """It was begun, and nothing is left to compute: where no answer is wanted, its end."""
+        return self._started_at is not None and self.sequence.has_caught_up
+
     def row(self, row: int) -> SampleRow:
         """What to ask of logits row `row`, the one of the sequence's last token."""
         return self._sampler.row(row, len(self.sequence.tokens))
