@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from golden.conversations import conversations
+from golden.chats import conversations
 from headrace.errors import InvalidRequest
 from headrace.model import gguf
 from headrace.model.template import ChatTemplate

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from golden.conversations import WEATHER
+from golden.chats import WEATHER
 from headrace.errors import TemplateError
 from headrace.model.prompt import RenderedPrompt
 from headrace.model.template import ChatTemplate
