@@ -13,7 +13,7 @@ import pytest
 
 from headrace.engine.engine import Engine
 from headrace.server.reviving import made_ready, revive
-from headrace.streams import journal
+from headrace.streams import recovery, segments
 from headrace.testing import END_ID, FakeModel, ManualEngine, saying
 from headrace.testing.asgi import Call
 from support.asgi import CHAT, COMPLETIONS, RESPONSES, Door, engine_saying, frames, run, settle
@@ -237,7 +237,7 @@ def test_a_stream_whose_time_is_over_leaves_the_disk(tmp_path: Path) -> None:
         house = House(tmp_path / "streams", stream_ttl_s=0.01)
         await house.answer(await begin(house))
         await asyncio.sleep(0.05)
-        assert journal.recover(tmp_path / "streams") == []
+        assert recovery.recover(tmp_path / "streams") == []
         house.leave()
 
     run(play)
@@ -352,7 +352,7 @@ def test_what_the_engine_refuses_is_not_kept(tmp_path: Path) -> None:
         await begin(house)
         refused = await house.post(CHAT, ask()).ended()
         assert refused.status == 503
-        assert len(journal.recover(tmp_path / "streams")) == 1
+        assert len(recovery.recover(tmp_path / "streams")) == 1
         await house.turn(40)
         house.leave()
 
@@ -366,7 +366,7 @@ def test_plain_answers_and_several_prompts_stay_in_memory(tmp_path: Path) -> Non
         several = house.post(COMPLETIONS, {"model": "fake", "prompt": ["x", "y"], **RESUMABLE})
         await house.turn(3)
         assert several.header("x-headrace-stream")
-        assert journal.recover(tmp_path / "streams") == []
+        assert recovery.recover(tmp_path / "streams") == []
         await house.answer(plain)
         await house.answer(several)
         house.leave()
@@ -406,13 +406,13 @@ def test_a_disk_that_is_full_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyP
     async def play() -> None:
         house = House(tmp_path / "streams")
         call = await begin(house)
-        monkeypatch.setattr(journal, "_write_all", full)
+        monkeypatch.setattr(segments, "_write_all", full)
         refused = await house.post(CHAT, ask()).ended()
         assert error_of(refused)[:2] == (507, "journal_failed")
         await house.answer(call)
         assert json.loads(frames(call.body)[-1].data)["error"]["code"] == "journal_failed"
         monkeypatch.undo()
-        assert journal.recover(tmp_path / "streams") == [] or not house.engine.stats().num_running
+        assert recovery.recover(tmp_path / "streams") == [] or not house.engine.stats().num_running
         house.leave()
 
     run(play)

@@ -29,9 +29,10 @@ from headrace.errors import (
     RateLimited,
 )
 from headrace.events import Delta, Event, Failed, Finished, TokenLogprob
-from headrace.streams import journal as journal_module
 from headrace.streams import records
-from headrace.streams.journal import Journal, Recovered, is_interruption, recover
+from headrace.streams import segments as segments_module
+from headrace.streams.journal import Journal, is_interruption
+from headrace.streams.recovery import Recovered, recover
 from headrace.testing import ManualEngine
 from support.resuming import Alphabet, Listener, again, by_choice, listen, past_in
 
@@ -700,7 +701,7 @@ class TestFullDisk:
 class TestSynchronizing:
     def test_once_a_step_for_all(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synchronized: list[int] = []
-        monkeypatch.setattr(journal_module, "_sync", synchronized.append)
+        monkeypatch.setattr(segments_module, "synchronize", synchronized.append)
         journal = Journal.open(folder, durability="fsync")
         engine = ManualEngine()
         engine.record_with(journal.before_publish)
@@ -719,7 +720,7 @@ class TestSynchronizing:
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         synchronized: list[int] = []
-        monkeypatch.setattr(journal_module, "_sync", synchronized.append)
+        monkeypatch.setattr(segments_module, "synchronize", synchronized.append)
         journal = Journal.open(folder, durability="fsync", segment_bytes=1)
         journal.opened("a", {})
         assert synchronized == []
@@ -733,7 +734,7 @@ class TestSynchronizing:
         def refuse(file: int) -> None:
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(journal_module, "_sync", refuse)
+        monkeypatch.setattr(segments_module, "synchronize", refuse)
         journal = Journal.open(folder, durability="fsync")
         engine = ManualEngine()
         engine.record_with(journal.before_publish)

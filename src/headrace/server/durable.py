@@ -22,8 +22,9 @@ from headrace.errors import HeadraceError, JournalFailed, ModelLoading, StreamGo
 from headrace.events import Failed
 from headrace.streams.attempts import Attempts
 from headrace.streams.identity import identity_of
-from headrace.streams.journal import Durability, Journal, Recovered
+from headrace.streams.journal import Durability, Journal
 from headrace.streams.pump import Pump, Record
+from headrace.streams.recovery import Recovered
 from headrace.wire.ask import Stamp
 
 FOLDER = "streams"

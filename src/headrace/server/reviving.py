@@ -29,8 +29,8 @@ from headrace.server.responses import ResponsesForm
 from headrace.server.serving import Serving
 from headrace.server.telling import Form, Telling
 from headrace.streams.identity import differences
-from headrace.streams.journal import Recovered
 from headrace.streams.pump import Pump
+from headrace.streams.recovery import Recovered
 from headrace.wire.body import parse_body
 
 _FORMS: Final[Mapping[str, ReadForm]] = {

@@ -10,80 +10,32 @@ out by its number, when it is.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias
 
 import filelock
 
 from headrace.engine.mailbox import Reader
-from headrace.engine.past import Ended, Past, Said
+from headrace.engine.past import Ended, Said
 from headrace.errors import EngineClosed, HeadraceError, JournalFailed
 from headrace.events import Delta, Event, Failed, Finished, FinishReason, Started, TokenLogprob
-from headrace.streams import records
+from headrace.streams import records, segments
 from headrace.streams.records import Gone, Opened, Over
+from headrace.streams.recovery import Recovered, Traced, read
+from headrace.streams.segments import Segments, failing, failure, numbers_in
 
 _log = logging.getLogger(__name__)
 
 Durability: TypeAlias = Literal["none", "fsync"]
 """`none`: what was said survives the process. `fsync`: the machine, too."""
 
-_SUFFIX = ".journal"
 _NOBODY: Final[Mapping[Reader, HeadraceError]] = {}
 _SEGMENT_BYTES: Final = 16 << 20
-
-_sync = getattr(os, "fdatasync", os.fsync)
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """A stream as a dead process left it."""
-
-    id: str
-    header: Mapping[str, Any]
-    num_choices: int
-    opened_at: float
-    """Unix seconds, as all moments here."""
-    past: Past
-    """In the order in which it was said, choices interleaved."""
-    ended_at: float | None
-    """When its last choice ended; None where one has more to say."""
-
-    def past_of(self, first_choice: int, num_choices: int) -> Past:
-        """The part of some choices, counted from 0: what one prompt of several has said."""
-        return [
-            Said(one.choice - first_choice, one.token_ids, one.logprobs)
-            if isinstance(one, Said)
-            else Ended(one.choice - first_choice, one.how)
-            for one in self.past
-            if first_choice <= one.choice < first_choice + num_choices
-        ]
-
-
-@dataclass(slots=True)
-class _Stream:
-    """What the journal knows of a stream that is not gone."""
-
-    number: int
-    num_choices: int
-    first_segment: int
-    num_records: int = 0
-    num_said: dict[int, int] = field(default_factory=dict)
-    """Tokens on record of each choice that has started."""
-    ended: set[int] = field(default_factory=set)
-    readers: list[Reader] = field(default_factory=list)
-    failure: JournalFailed | None = None
-    """Why something of it could not be kept; nothing later is."""
-
-    @property
-    def is_over(self) -> bool:
-        return len(self.ended) == self.num_choices
 
 
 def is_interruption(events: Iterable[Event]) -> bool:
@@ -91,14 +43,6 @@ def is_interruption(events: Iterable[Event]) -> bool:
     of it would have been said otherwise. Whoever reads a stream that is kept drops it whole, and
     hears the rest from the next engine."""
     return any(isinstance(e, Failed) and isinstance(e.error, EngineClosed) for e in events)
-
-
-def recover(folder: Path) -> list[Recovered]:
-    """The streams in a journal's folder that are not gone, eldest first. What is broken or half
-    written is left out, and what followed it. Raises `JournalFailed` where it may not be read."""
-    with _failing(folder):
-        streams, _ = _read(folder)
-    return [recovered for recovered, _ in streams]
 
 
 class Journal:
@@ -120,22 +64,21 @@ class Journal:
         """Use `Journal.open`."""
         self._folder = folder
         self._folder_lock = lock
-        self._durability: Durability = durability
-        self._segment_bytes = segment_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._buffer = bytearray()
-        self._buffered: list[_Stream] = []
+        self._buffered: list[Traced] = []
         """Whose records are in the buffer."""
-        self._file: int | None = None
-        self._size = 0
         self._attached: dict[Reader, tuple[str, int]] = {}
         """Stream and first choice of each reader whose events are kept."""
-        found, self._segments = _read(folder)
+        numbers = numbers_in(folder)
+        found = read(folder, numbers)
+        self._segments = Segments(
+            folder, numbers, segment_bytes=segment_bytes, is_synchronized=durability == "fsync"
+        )
         self.recovered: Sequence[Recovered] = [recovered for recovered, _ in found]
         """The streams that were here; each is to be continued or declared gone."""
         self._streams = {recovered.id: stream for recovered, stream in found}
-        self._next_segment = 1 + max(self._segments, default=0)
         self._drop_segments()
 
     @classmethod
@@ -149,7 +92,7 @@ class Journal:
     ) -> Self:
         """Open the journal in `folder`, made if need be, for this user's eyes only. `clock` tells
         Unix seconds. Raises `JournalFailed`, also where another process has it open."""
-        with _failing(folder):
+        with failing(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
             lock = filelock.FileLock(folder / "lock", timeout=0, mode=0o600, thread_local=False)
@@ -174,12 +117,12 @@ class Journal:
         with self._lock:
             if stream_id in self._streams:
                 raise ValueError(f"the stream {stream_id} is here already")
-            stream = _Stream(int.from_bytes(os.urandom(8)), num_choices, self._next_segment)
+            stream = Traced(int.from_bytes(os.urandom(8)), num_choices)
             self._append(stream, Opened(stream_id, num_choices, header, self._clock()))
             _close(self._write())
             if stream.failure is not None:
                 raise stream.failure
-            stream.first_segment = self._segments[-1]
+            stream.first_segment = self._segments.last
             self._streams[stream_id] = stream
 
     def attach(self, stream_id: str, reader: Reader, first_choice: int = 0) -> None:
@@ -258,7 +201,7 @@ class Journal:
             self._append(stream, Gone())
             _close(self._write())
             if not self._streams:
-                self._leave_segment()
+                self._segments.leave()
             self._drop_segments()
 
     def close(self) -> None:
@@ -266,11 +209,11 @@ class Journal:
         with self._lock:
             _close(self._write())
             self._attached.clear()
-            self._leave_segment()
+            self._segments.leave()
             self._drop_segments()
         self._folder_lock.release()
 
-    def _keep(self, stream_id: str, first_choice: int, events: Sequence[Event]) -> _Stream:
+    def _keep(self, stream_id: str, first_choice: int, events: Sequence[Event]) -> Traced:
         """Note events of a stream, the choices of which are counted from `first_choice`."""
         stream = self._streams[stream_id]
         try:
@@ -281,7 +224,7 @@ class Journal:
             stream.failure = JournalFailed(f"this stream cannot be kept: internal error: {error!r}")
         return stream
 
-    def _note(self, stream: _Stream, first_choice: int, events: Sequence[Event]) -> None:
+    def _note(self, stream: Traced, first_choice: int, events: Sequence[Event]) -> None:
         for event in events:
             choice = event.choice + first_choice
             match event:
@@ -297,7 +240,7 @@ class Journal:
 
     def _say(
         self,
-        stream: _Stream,
+        stream: Traced,
         choice: int,
         start: int,
         token_ids: Sequence[int],
@@ -314,12 +257,12 @@ class Journal:
         self._append(stream, Said(choice, token_ids[num_again:], logprobs[num_again:]))
         stream.num_said[choice] = start + len(token_ids)
 
-    def _end(self, stream: _Stream, choice: int, how: FinishReason | HeadraceError) -> None:
+    def _end(self, stream: Traced, choice: int, how: FinishReason | HeadraceError) -> None:
         if choice not in stream.ended:
             stream.ended.add(choice)
             self._append(stream, Over(Ended(choice, how), self._clock()))
 
-    def _append(self, stream: _Stream, record: records.Record) -> None:
+    def _append(self, stream: Traced, record: records.Record) -> None:
         if stream.failure is None:
             self._buffer += records.encode(record, stream.number, stream.num_records)
             self._buffered.append(stream)
@@ -334,177 +277,32 @@ class Journal:
         self._buffer.clear()
         self._buffered = []
         try:
-            file = self._segment()
-            try:
-                _write_all(file, data)
-            except OSError:
-                self._undo(file)
-                raise
-            self._size += len(data)
-            return os.dup(file) if self._durability == "fsync" else None
+            return self._segments.append(data)
         except OSError as error:
             self._fail(streams, error)
             return None
 
-    def _sync(self, file: int, streams: Iterable[_Stream]) -> None:
+    def _sync(self, file: int, streams: Iterable[Traced]) -> None:
         """Without the lock: meanwhile others may write, and share the next synchronization."""
         try:
-            _sync(file)
+            segments.synchronize(file)
         except OSError as error:
             self._fail(streams, error)
         finally:
             os.close(file)
 
-    def _fail(self, streams: Iterable[_Stream], error: OSError) -> None:
+    def _fail(self, streams: Iterable[Traced], error: OSError) -> None:
         _log.warning("streams cannot be kept in %s: %s", self._folder, error)
         for stream in streams:
-            stream.failure = _failure(self._folder, error)
-
-    def _undo(self, file: int) -> None:
-        """Take back half of a write; where not even that can be, go on in another segment."""
-        try:
-            os.ftruncate(file, self._size)
-        except OSError:
-            self._leave_segment()
-
-    def _segment(self) -> int:
-        """The file to append to."""
-        if self._file is not None and self._size >= self._segment_bytes:
-            if self._durability == "fsync":
-                _sync(self._file)  # it may hold beginnings that only wait for what is said first
-            self._leave_segment()
-        return self._begin_segment() if self._file is None else self._file
-
-    def _begin_segment(self) -> int:
-        number = self._next_segment
-        path = _path(self._folder, number)
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            _write_all(file, records.MAGIC)
-            if self._durability == "fsync":
-                _sync_folder(self._folder)
-        except OSError:
-            os.close(file)
-            path.unlink(missing_ok=True)
-            raise
-        self._file, self._size = file, len(records.MAGIC)
-        self._segments.append(number)
-        self._next_segment = number + 1
-        return file
-
-    def _leave_segment(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
+            stream.failure = failure(self._folder, error)
 
     def _drop_segments(self) -> None:
         """Delete the eldest segments, as far as no stream that is not gone has begun in them.
         A segment also says which streams of earlier ones are gone, so it never goes before them."""
-        open_from = [s.first_segment for s in self._streams.values()]
-        if self._file is not None:
-            open_from.append(self._segments[-1])
-        first_needed = min(open_from, default=self._next_segment)
-        while self._segments and self._segments[0] < first_needed:
-            with contextlib.suppress(OSError):
-                _path(self._folder, self._segments[0]).unlink(missing_ok=True)
-            del self._segments[0]
-
-
-def _read(folder: Path) -> tuple[list[tuple[Recovered, _Stream]], list[int]]:
-    """The streams in the folder that are not gone, and the numbers of its segments."""
-    numbers = sorted(int(path.stem) for path in folder.glob(f"*{_SUFFIX}") if path.stem.isdecimal())
-    finds: dict[int, _Find] = {}
-    for number in numbers:
-        data = _path(folder, number).read_bytes()
-        num_whole = len(records.MAGIC) if data.startswith(records.MAGIC) else 0
-        for record, stream, index, end in records.decode(data):
-            num_whole = end
-            if isinstance(record, Opened):
-                finds.setdefault(stream, _Find(record, _Stream(stream, record.num_choices, number)))
-            elif stream in finds:
-                finds[stream].take(record, index)
-        if num_whole < len(data):
-            num_lost = len(data) - num_whole
-            _log.warning("%s is broken %d bytes before its end", _path(folder, number), num_lost)
-    alive = [find for find in finds.values() if not find.is_gone]
-    return [(find.recovered(), find.stream) for find in alive], numbers
-
-
-class _Find:
-    """A stream that is being read: record by record, without gaps."""
-
-    def __init__(self, opened: Opened, stream: _Stream) -> None:
-        self.stream = stream
-        self.is_gone = False
-        self._opened = opened
-        self._past: list[Said | Ended] = []
-        self._ended_at: float | None = None
-        stream.num_records = 1
-
-    def take(self, record: records.Record, index: int) -> None:
-        """Add a record, if it is the next one: after a gap, later ones mean nothing. A stream that
-        went on after one was written has them again."""
-        if isinstance(record, Gone):
-            self.is_gone = True
-        if index != self.stream.num_records:
-            return
-        self.stream.num_records += 1
-        match record:
-            case Said():
-                said = self.stream.num_said
-                said[record.choice] = said.get(record.choice, 0) + len(record.token_ids)
-                self._past.append(record)
-            case Over(ended, at):
-                self.stream.ended.add(ended.choice)
-                self._past.append(ended)
-                self._ended_at = at
-
-    def recovered(self) -> Recovered:
-        opened, stream = self._opened, self.stream
-        return Recovered(
-            id=opened.id,
-            header=opened.header,
-            num_choices=opened.num_choices,
-            opened_at=opened.at,
-            past=self._past,
-            ended_at=self._ended_at if len(stream.ended) == stream.num_choices else None,
-        )
-
-
-@contextlib.contextmanager
-def _failing(folder: Path) -> Iterator[None]:
-    """What the system refuses is a `JournalFailed`."""
-    try:
-        yield
-    except OSError as error:
-        raise _failure(folder, error) from error
-
-
-def _failure(folder: Path, error: OSError) -> JournalFailed:
-    return JournalFailed(
-        f"streams cannot be kept in {folder}: {error.strerror or error}; see to it that there is "
-        "room and that it may be written"
-    )
+        first_segments = [stream.first_segment for stream in self._streams.values()]
+        self._segments.drop(min(first_segments, default=None))
 
 
 def _close(file: int | None) -> None:
     if file is not None:
         os.close(file)
-
-
-def _path(folder: Path, number: int) -> Path:
-    return folder / f"{number:08}{_SUFFIX}"
-
-
-def _write_all(file: int, data: bytes) -> None:
-    num_written = os.write(file, data)
-    while num_written < len(data):
-        num_written += os.write(file, data[num_written:])
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
