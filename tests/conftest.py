@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support import models
+from support.postgresql import PostgreSQL, running_postgresql
 from support.web import FileServer
 
 # Background jobs of a shell without job control inherit a Ctrl-C that does nothing, and would hand
@@ -38,3 +39,19 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
         monkeypatch.delenv(name, raising=False)
     with FileServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A real PostgreSQL server with pgvector."""
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/conversations.db"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.new_database()

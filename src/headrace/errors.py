@@ -11,7 +11,10 @@
     │   ├── ModelNotFound            no model of that name is here or in the catalogue
     │   ├── UnknownURL               no such path, or another method
     │   ├── EndpointNotOffered       Groq has it, headrace does not
-    │   └── StreamNotFound           no stream of that id, or somebody else's
+    │   ├── StreamNotFound           no stream of that id, or somebody else's
+    │   └── ConversationNotFound     no conversation, message or response of that id, or another's
+    ├── ConversationBusy        409  another turn of the conversation is going on
+    ├── ConversationTooLarge    413  it holds as much as one conversation may
     ├── StreamGone              410  there was one, and it is not kept any more
     │   └── StreamAbandoned          nobody read it for too long, so it was stopped
     ├── StreamTooLarge          507  it outgrew the memory that the server has for streams
@@ -31,6 +34,7 @@
     ├── Unavailable             503  not now; says when to come again
     │   ├── EngineOverloaded         a queue is full
     │   ├── EngineClosed             the engine is shutting down or has stopped
+    │   ├── DatabaseFailed           the database of the conversations is not to be had now
     │   ├── ModelLoading             the server is up, its model not yet
     │   └── ServerDraining           the server finishes what it has and takes no more
     ├── GenerationTimeout       504  no token, or no end, within the time allowed
@@ -118,6 +122,23 @@ class EndpointNotOffered(NotFound):
 
 class StreamNotFound(NotFound):
     code = "stream_not_found"
+
+
+class ConversationNotFound(NotFound):
+    code = "conversation_not_found"
+
+
+class ConversationBusy(HeadraceError):
+    status = 409
+    wire_type = "invalid_request_error"
+    code = "conversation_busy"
+    retry_after_s = 1.0
+
+
+class ConversationTooLarge(HeadraceError):
+    status = 413
+    wire_type = "invalid_request_error"
+    code = "conversation_too_large"
 
 
 class StreamGone(HeadraceError):
@@ -221,6 +242,10 @@ class EngineOverloaded(Unavailable):
 
 class EngineClosed(Unavailable):
     code = "engine_closed"
+
+
+class DatabaseFailed(Unavailable):
+    code = "database_failed"
 
 
 class ModelLoading(Unavailable):
