@@ -3,6 +3,7 @@ from collections.abc import Iterable
 import pytest
 
 from headrace.engine.kv_cache import BankCopy, KVCache
+from headrace.engine.pins import LEASE_S, TurnEnd
 from headrace.engine.scheduler import Plan, PlannedSpan
 from headrace.engine.sequence import Sequence, State
 from support.scheduling import BankModel, audit
@@ -266,67 +267,135 @@ def test_fork_refuses_what_would_mix_contents() -> None:
     pool.audit()
 
 
-def test_pinned_banks_are_not_evicted_until_unpinned() -> None:
-    pool = Pool(num_banks=4)
-    s = pool.run(range(9))
-    assert pool.kv.pin(s, "talk")
+def end_turn(
+    pool: Pool, s: Sequence, conversation: str = "talk", at: float = 0.0, *, is_good: bool = True
+) -> bool:
+    """The turn's sequence ends, and what it computed is kept or not."""
+    is_kept = pool.kv.end_turn(s, TurnEnd(conversation, at, is_good))
     pool.release(s)
-    assert pool.kv.num_pinned == 2
+    return is_kept
+
+
+def test_a_conversations_banks_are_not_evicted_until_it_is_forgotten() -> None:
+    pool = Pool(num_banks=4)
+    assert end_turn(pool, pool.run(range(9)))
+    assert pool.kv.pins.num_banks == 2
     assert counts(pool.kv) == (2, 2, 0)
     big = pool.sequence([9] * 12)
     assert not pool.kv.reserve(big, 12)
-    pool.kv.unpin("alice", "talk")
+    pool.kv.forget("alice", "talk")
+    assert counts(pool.kv) == (4, 0, 0)
     assert pool.kv.reserve(big, 12)
     pool.audit()
 
 
-def test_pinning_again_replaces_the_conversations_old_banks() -> None:
+def test_the_next_turn_keeps_its_banks_in_place_of_the_ones_before() -> None:
     pool = Pool(num_banks=16)
-    short, long = pool.run(range(9)), pool.run(range(13))
-    pool.kv.pin(short, "talk")
-    pool.kv.pin(long, "talk")
-    assert pool.kv.num_pinned == 3
-    other = pool.run([7] * 5)
-    pool.kv.pin(other, "talk")
-    assert pool.kv.num_pinned == 1
+    end_turn(pool, pool.run(range(9)))
+    end_turn(pool, pool.run(range(13)))
+    assert pool.kv.pins.num_banks == 3
+    end_turn(pool, pool.run([7] * 5))
+    assert pool.kv.pins.num_banks == 1
     pool.audit()
+
+
+def test_a_turn_that_breaks_off_leaves_the_last_good_ones_banks() -> None:
+    pool = Pool(num_banks=16)
+    end_turn(pool, pool.run(range(9)))
+    end_turn(pool, pool.run(range(13)), is_good=False)
+    assert pool.kv.pins.num_banks == 2
+    # A first turn that breaks off is all there is.
+    assert end_turn(pool, pool.run([7] * 13), "other", is_good=False)
+    assert pool.kv.pins.num_banks == 5
 
 
 def test_pins_are_per_tenant() -> None:
     pool = Pool()
-    alice, bob = pool.run(range(5), "alice"), pool.run(range(5), "bob")
-    pool.kv.pin(alice, "talk")
-    pool.kv.pin(bob, "talk")
-    assert pool.kv.num_pinned == 2
-    pool.kv.unpin("bob", "talk")
-    assert pool.kv.num_pinned == 1
-    pool.kv.unpin("mallory", "talk")
+    end_turn(pool, pool.run(range(5), "alice"))
+    end_turn(pool, pool.run(range(5), "bob"))
+    assert pool.kv.pins.num_banks == 2
+    pool.kv.forget("bob", "talk")
+    assert pool.kv.pins.num_banks == 1
+    pool.kv.forget("mallory", "talk")
     pool.audit()
 
 
-def test_the_oldest_pins_give_way_to_new_ones() -> None:
+def test_forgetting_leaves_what_others_keep_or_hold() -> None:
+    pool = Pool(num_banks=16)
+    end_turn(pool, pool.run(range(9)), "one")
+    end_turn(pool, pool.run([*range(8), 8, 8, 8, 8, 8]), "two")
+    running = pool.run(range(17))
+    end_turn(pool, pool.run(range(17)), "three")
+    pool.kv.forget("alice", "two")
+    assert pool.kv.count_cached_tokens(pool.sequence([*range(8), 8, 8, 8, 8, 8])) == 8
+    pool.kv.forget("alice", "three")
+    pool.audit()
+    pool.release(running)
+    assert pool.kv.count_cached_tokens(pool.sequence(range(17))) == 16
+    pool.kv.forget("alice", "one")
+    assert pool.kv.count_cached_tokens(pool.sequence(range(17))) == 16
+
+
+def test_too_many_pins_and_the_one_that_ends_first_gives_way() -> None:
     pool = Pool(num_banks=8, max_pinned_share=0.25)
-    first, second = pool.run([1] * 5), pool.run([2] * 5)
-    assert pool.kv.pin(first, "first")
-    assert pool.kv.pin(second, "second")
-    assert pool.kv.pin(pool.run([2] * 9), "third")
-    assert pool.kv.num_pinned == 2
-    pool.release(first)
-    assert pool.kv.num_available == pool.kv.num_free + 1
+    first = pool.run([1] * 5)
+    assert end_turn(pool, first, "first", at=1)
+    assert end_turn(pool, pool.run([2] * 5), "second", at=2)
+    assert end_turn(pool, pool.run([2] * 9), "third", at=3)
+    assert ("alice", "first") not in pool.kv.pins
+    assert ("alice", "third") in pool.kv.pins
+    assert pool.kv.pins.num_banks == 2
     pool.audit()
 
 
-def test_a_pin_larger_than_the_share_gives_way_itself() -> None:
+def test_who_comes_back_often_gives_way_later() -> None:
     pool = Pool(num_banks=8, max_pinned_share=0.25)
-    assert not pool.kv.pin(pool.run(range(13)), "talk")
-    assert pool.kv.num_pinned == 0
+    for at in range(4):
+        end_turn(pool, pool.run([1] * 5), "often", at=at)
+    end_turn(pool, pool.run([2] * 5), "once", at=LEASE_S)
+    end_turn(pool, pool.run([3] * 5), "new", at=LEASE_S + 1)
+    assert ("alice", "often") in pool.kv.pins
+    assert ("alice", "once") not in pool.kv.pins
+    # But not for ever.
+    end_turn(pool, pool.run([4] * 5), "late", at=4 * LEASE_S)
+    end_turn(pool, pool.run([5] * 5), "later", at=4 * LEASE_S)
+    assert ("alice", "often") not in pool.kv.pins
+
+
+def test_a_lease_that_has_ended_gives_way_anyway_and_its_banks_go_first() -> None:
+    pool = Pool(num_banks=6)
+    end_turn(pool, pool.run([1] * 9), at=0)
+    pool.release(pool.run([2] * 9))
+    pool.kv.pins.drop_ended(LEASE_S - 1)
+    assert pool.kv.pins.num_banks == 2
+    pool.kv.pins.drop_ended(LEASE_S)
+    assert pool.kv.pins.num_banks == 0
+    pool.audit()
+    pool.compute(pool.sequence([3] * 16))
+    assert pool.kv.count_cached_tokens(pool.sequence([2] * 9)) == 8
+    assert pool.kv.count_cached_tokens(pool.sequence([1] * 9)) == 0
+
+
+def test_a_conversation_longer_than_the_share_is_not_kept_and_others_are() -> None:
+    pool = Pool(num_banks=8, max_pinned_share=0.25)
+    end_turn(pool, pool.run([1] * 5), "short")
+    assert not end_turn(pool, pool.run(range(13)), "long")
+    assert pool.kv.pins.num_banks == 1
     pool.audit()
 
 
-def test_pinning_less_than_a_bank_pins_nothing() -> None:
+def test_there_are_never_more_pins_than_banks_for_them() -> None:
+    pool = Pool(num_banks=8)
+    for number in range(50):
+        end_turn(pool, pool.run([1] * 5), f"talk {number}", at=number)
+    assert len(pool.kv.pins) == 4
+    assert pool.kv.pins.num_banks == 1
+
+
+def test_less_than_a_bank_keeps_nothing() -> None:
     pool = Pool()
-    assert not pool.kv.pin(pool.run([1, 2]), "talk")
-    assert not pool.kv.drop_oldest_pin()
+    assert not end_turn(pool, pool.run([1, 2]))
+    assert not pool.kv.pins.drop_first()
 
 
 def test_bank_keys_name_contents_across_pools() -> None:

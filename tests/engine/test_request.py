@@ -68,6 +68,9 @@ WRONG: list[tuple[str, Any]] = [
     ("logit_bias", {"a": 1.0}),
     ("logit_bias", [1]),
     ("tenant", None),
+    ("conversation", ""),
+    ("conversation", 7),
+    ("conversation", "x" * 129),
 ]
 
 

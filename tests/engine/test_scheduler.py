@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from headrace.engine.cost import StepRates
+from headrace.engine.pins import LEASE_S, TurnEnd
 from headrace.engine.scheduler import CHUNK, Plan, SchedulerConfig
 from headrace.engine.sequence import Sequence, State
 from headrace.errors import ContextLengthExceeded, InvalidRequest
@@ -546,8 +547,8 @@ def test_finishing_twice_is_an_error() -> None:
 def test_finishing_with_a_pin_keeps_the_conversation() -> None:
     house = House(num_banks=20)
     talk = house.stream(64)
-    house.scheduler.finish(talk, pin="talk")
-    assert house.kv.num_pinned == 4
+    house.scheduler.finish(talk, TurnEnd("talk", 0.0))
+    assert house.kv.pins.num_banks == 4
     for i in range(6):
         house.add([i] * 200, "bob", max_new=2)
     house.finish_all()
@@ -647,12 +648,12 @@ def test_the_eldest_is_never_preempted() -> None:
 def test_pins_yield_to_the_only_sequence() -> None:
     house = House(num_banks=4, bank_size=4)
     talk = house.stream(8)
-    house.scheduler.finish(talk, pin="talk")
-    assert house.kv.num_pinned == 2
+    house.scheduler.finish(talk, TurnEnd("talk", 0.0))
+    assert house.kv.pins.num_banks == 2
     s = house.add([5] * 6, max_new=10)
     house.finish_all()
     assert len(s.tokens) == 16
-    assert house.kv.num_pinned == 0
+    assert house.kv.pins.num_banks == 0
 
 
 def test_the_first_in_line_is_not_passed_over_for_want_of_banks() -> None:
@@ -682,6 +683,7 @@ class Anything(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.house = House(num_banks=9, bank_size=3, config=TINY)
+        self.now = 0.0
 
     def alive(self, *states: State) -> list[Sequence]:
         return [s for s in self.house.sequences if s.state in states]
@@ -726,15 +728,20 @@ class Anything(RuleBasedStateMachine):
         assert not s.banks
 
     @precondition(lambda self: self.alive(State.RUNNING))
-    @rule(data=st.data(), key=st.sampled_from(["talk", "chat"]))
-    def finish_and_pin(self, data: st.DataObject, key: str) -> None:
+    @rule(data=st.data(), key=st.sampled_from(["talk", "chat"]), is_good=st.booleans())
+    def end_turn(self, data: st.DataObject, key: str, is_good: bool) -> None:
         s = data.draw(st.sampled_from(self.alive(State.RUNNING)))
         s.settle(0)
-        self.house.scheduler.finish(s, pin=key)
+        self.house.scheduler.finish(s, TurnEnd(key, self.now, is_good))
 
     @rule(tenant=tenants, key=st.sampled_from(["talk", "chat"]))
-    def unpin(self, tenant: str, key: str) -> None:
-        self.house.kv.unpin(tenant, key)
+    def forget(self, tenant: str, key: str) -> None:
+        self.house.kv.forget(tenant, key)
+
+    @rule(seconds=st.sampled_from([1, LEASE_S, 3 * LEASE_S]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.house.kv.pins.drop_ended(self.now)
 
     @precondition(lambda self: self.streams())
     @rule(data=st.data(), drafts=st.lists(st.integers(0, 2), min_size=1, max_size=5))

@@ -86,7 +86,7 @@ def audit(kv: KVCache, sequences: Iterable[Sequence]) -> None:
         _check_table(kv, sequence)
         holders.update(sequence.banks[: sequence.num_committed_banks])
         private += sequence.banks[sequence.num_committed_banks :]
-    pins = Counter(node.bank for leaf in kv._pins.values() for node in leaf.path())
+    pins = Counter(node.bank for leaf in kv.pins.leaves for node in leaf.path())
 
     everywhere = [*kv._free, *nodes, *private]
     assert sorted(everywhere) == list(range(kv.num_banks)), "a bank in two places, or in none"
@@ -96,7 +96,7 @@ def audit(kv: KVCache, sequences: Iterable[Sequence]) -> None:
     assert kv.num_cached == sum(not holders[bank] for bank in nodes)
     assert kv.num_held == len(private) + len(holders)
     assert kv.num_free + kv.num_cached + kv.num_held == kv.num_banks
-    assert kv.num_pinned == len(pins)
+    assert kv.pins.num_banks == len(pins)
     _check_idle(kv)
 
 

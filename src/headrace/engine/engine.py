@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -213,6 +214,12 @@ class Engine:
             past=prepared.past,
         )
         return Ticket(self._inbox, submission, reader)
+
+    def forget(self, tenant: str, conversation: str) -> Future[None]:
+        """Keep nothing for a conversation any more: done when its banks are gone, but for those
+        that others have too. What still runs of it is not kept either when it ends. Unknown ones
+        are fine; `EngineClosed` where the engine ends first."""
+        return self._inbox.forget(tenant, conversation)
 
     def record_with(self, before_publish: BeforePublish) -> None:
         """Let `before_publish` keep every step's events before anybody hears them. Call it before

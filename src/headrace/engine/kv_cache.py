@@ -19,9 +19,9 @@ Only private banks are ever written. The cache moves no data: what must be copie
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import NamedTuple, TypeAlias
 
+from headrace.engine.pins import Pins, TurnEnd
 from headrace.engine.prefix_index import Node, PrefixIndex
 from headrace.engine.sequence import Sequence
 
@@ -49,12 +49,10 @@ class KVCache:
         self.num_banks = num_banks
         self.bank_size = bank_size
         self.index = PrefixIndex(identity)
+        self.pins = Pins(self.index, int(num_banks * max_pinned_share))
         self._free = list(range(num_banks - 1, -1, -1))
         self._num_ever_used = 0
         self._num_cached = 0
-        self._num_pinned = 0
-        self._max_pinned = int(num_banks * max_pinned_share)
-        self._pins: OrderedDict[tuple[str, str], Node] = OrderedDict()
 
     @property
     def capacity(self) -> int:
@@ -77,11 +75,6 @@ class KVCache:
     @property
     def num_held(self) -> int:
         return self.num_banks - len(self._free) - self._num_cached
-
-    @property
-    def num_pinned(self) -> int:
-        """Banks that some conversation pins, whether a sequence holds them now or not."""
-        return self._num_pinned
 
     @property
     def num_available(self) -> int:
@@ -188,38 +181,23 @@ class KVCache:
         child.num_computed_tokens += num_partial
         return BankCopy(parent.banks[num_full], child.banks[num_full])
 
-    def pin(self, sequence: Sequence, key: str) -> bool:
-        """Keep the sequence's indexed banks for the conversation `key` of its tenant, in place of
-        what `key` pinned before. Where pins exceed their share of the pool, the oldest give way;
-        False when even this one had to."""
-        owner = (sequence.tenant, key)
-        if sequence.prefix is not None:
-            for node in sequence.prefix.path():
-                self.index.pin(node)
-                self._num_pinned += node.num_pins == 1
-        self.unpin(sequence.tenant, key)
-        if sequence.prefix is not None:
-            self._pins[owner] = sequence.prefix
-        while self._num_pinned > self._max_pinned:
-            self.drop_oldest_pin()
-        return owner in self._pins
-
-    def unpin(self, tenant: str, key: str) -> None:
-        """Let the conversation's banks be evicted again. Unknown keys are fine: pins may give way
-        at any time."""
-        leaf = self._pins.pop((tenant, key), None)
-        if leaf is None:
-            return
-        for node in leaf.path():
-            self.index.unpin(node)
-            self._num_pinned -= not node.num_pins
-
-    def drop_oldest_pin(self) -> bool:
-        """Unpin the conversation that was pinned longest ago; False when nothing is pinned."""
-        if not self._pins:
-            return False
-        self.unpin(*next(iter(self._pins)))
+    def end_turn(self, sequence: Sequence, turn: TurnEnd) -> bool:
+        """Keep the sequence's indexed banks for the conversation, in place of what it kept before.
+        A turn that broke off changes nothing, unless nothing was kept: then there is no good turn
+        to go back to. Whether the conversation keeps banks now."""
+        owner = (sequence.tenant, turn.conversation)
+        if turn.is_good or owner not in self.pins:
+            return self.pins.renew(owner, sequence.prefix, turn.at)
         return True
+
+    def forget(self, tenant: str, conversation: str) -> None:
+        """Keep nothing for the conversation any more, and free what no other bank continues and
+        nobody else holds or pins. Unknown ones are fine."""
+        node = self.pins.drop((tenant, conversation))
+        while node is not None and not node.children and self.index.is_idle(node):
+            self._free.append(self.index.remove(node))
+            self._num_cached -= 1
+            node = node.parent
 
     def bank_key(self, node: Node) -> bytes:
         """A stable name of the bank's content, the same in every process; see

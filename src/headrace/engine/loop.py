@@ -19,6 +19,7 @@ from headrace.engine.mailbox import (
     BeforePublish,
     Cancel,
     Command,
+    Forget,
     Inbox,
     Outbox,
     Reader,
@@ -26,6 +27,7 @@ from headrace.engine.mailbox import (
     Submit,
 )
 from headrace.engine.past import Ended, Said
+from headrace.engine.pins import TurnEnd
 from headrace.engine.profile import StepProfile, Stopwatch
 from headrace.engine.progress import Departures, Progress
 from headrace.engine.request import Request
@@ -116,6 +118,7 @@ class EngineLoop:
         """One step, for all sequences together."""
         self._watch.begin()
         self._obey(self._inbox.drain())
+        self._scheduler.kv.pins.drop_ended(self._clock())
         plan = self._scheduler.plan()
         self._announce(plan)
         self._watch.lap("plan")
@@ -187,6 +190,8 @@ class EngineLoop:
                 for choice in range(command.submission.request.n):
                     error = EngineClosed(self._inbox.closed_because)
                     self._refuse(command.submission, choice, error)
+            elif isinstance(command, Forget):
+                command.is_done.set_exception(EngineClosed(self._inbox.closed_because))
         self._voices.clear()
         self._jobs.clear()
         try:
@@ -213,6 +218,15 @@ class EngineLoop:
                     self._open(submission)
                 case Cancel(submission):
                     self._cancel(submission.reader)
+                case Forget(tenant, conversation, is_done):
+                    self._forget_conversation(tenant, conversation)
+                    is_done.set_result(None)
+
+    def _forget_conversation(self, tenant: str, conversation: str) -> None:
+        for voice in self._voices.values():
+            if voice.conversation == conversation and voice.sequence.tenant == tenant:
+                voice.conversation = None
+        self._scheduler.kv.forget(tenant, conversation)
 
     def _open(self, submission: Submission) -> None:
         """Let each choice grow a sequence; one that cannot begin fails alone."""
@@ -385,18 +399,18 @@ class EngineLoop:
         self._watch.lap("publish")
 
     def _finish(self, voice: Voice, reason: FinishReason, now: float) -> None:
-        self._end(voice, voice.finish(reason, now))
+        self._end(voice, voice.finish(reason, now), voice.turn_end(reason, now))
 
     def _fail(self, voice: Voice, error: HeadraceError) -> None:
         self._end(voice, voice.fail(error, self._clock()))
 
-    def _end(self, voice: Voice, last_words: list[Event]) -> None:
+    def _end(self, voice: Voice, last_words: list[Event], turn: TurnEnd | None = None) -> None:
         """Everything that a choice holds is free or cached when this returns."""
         # Off the list first: should the rest fail, the burial has no second end for this choice.
         del self._voices[voice.sequence.id]
         self._prefills.discard(voice)
         try:
-            self._scheduler.cancel(voice.sequence)
+            self._scheduler.cancel(voice.sequence, turn)
             voices = self._jobs[voice.submission.reader]
             voices.remove(voice)
             if not voices:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -137,7 +138,16 @@ class Cancel:
     submission: Submission
 
 
-Command: TypeAlias = Submit | Cancel
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Keep nothing of a conversation."""
+
+    tenant: str
+    conversation: str
+    is_done: Future[None]
+
+
+Command: TypeAlias = Submit | Cancel | Forget
 
 
 class Inbox:
@@ -189,6 +199,18 @@ class Inbox:
         with self._changed:
             self._commands.append(Cancel(submission))
             self._changed.notify()
+
+    def forget(self, tenant: str, conversation: str) -> Future[None]:
+        """Any thread; done, on the engine thread, when nothing is left. `EngineClosed` is its
+        exception where the engine has ended first."""
+        is_done: Future[None] = Future()
+        with self._changed:
+            if self._closed_because is None:
+                self._commands.append(Forget(tenant, conversation, is_done))
+                self._changed.notify()
+                return is_done
+        is_done.set_exception(EngineClosed(self._closed_because))
+        return is_done
 
     def close(self, because: str) -> None:
         """Any thread: take no more submissions and wake the engine thread. The first reason given

@@ -124,10 +124,28 @@ class PrefixIndex:
         if self.is_idle(node):
             self._idle[node] = None
 
+    def make_oldest(self, leaf: Node) -> None:
+        """Let an idle leaf be evicted next, and then those above it that nothing else continues."""
+        tail: list[Node] = []
+        node: Node | None = leaf
+        while node is not None and self.is_idle(node) and len(node.children) == bool(tail):
+            tail.append(node)
+            node = node.parent
+        for node in reversed(tail):
+            self._idle.move_to_end(node, last=False)
+
     def evict(self) -> int:
         """Forget the least recently used idle node and give its bank back. Raises `KeyError` when
         nothing is idle."""
         node, _ = self._idle.popitem(last=False)
+        return self._detach(node)
+
+    def remove(self, node: Node) -> int:
+        """Forget an idle node without children, and give its bank back."""
+        del self._idle[node]
+        return self._detach(node)
+
+    def _detach(self, node: Node) -> int:
         siblings = self._siblings(node)
         del siblings[node.tokens]
         if node.parent is None and not siblings:

@@ -23,6 +23,7 @@ Message: TypeAlias = Mapping[str, Any]
 MAX_STOPS = 16
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+MAX_CONVERSATION_CHARS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,9 @@ class Request:
     """What control tokens spell in this answer, where somebody reads markers in its text."""
     tenant: str = ""
     """Whose cached banks may be used, and in whose fair share this counts."""
+    conversation: str | None = None
+    """The tenant's conversation of which this is a turn: its banks are kept for the next one, in
+    place of what the turn before kept. One that breaks off leaves those as they were."""
 
     def __post_init__(self) -> None:
         _check_prompt(self)
@@ -97,6 +101,7 @@ class Request:
             raise _wrong("begun", self.begun, "bytes")
         if not isinstance(self.tenant, str):
             raise _wrong("tenant", self.tenant, "a string")
+        _check_conversation(self.conversation)
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
 
@@ -243,6 +248,14 @@ def _check_stops(stop: str | Sequence[str]) -> None:
     for text in stops:
         if not isinstance(text, str) or not text:
             raise _wrong("stop", text, wanted)
+
+
+def _check_conversation(conversation: object) -> None:
+    if conversation is None:
+        return
+    if not isinstance(conversation, str) or not 0 < len(conversation) <= MAX_CONVERSATION_CHARS:
+        wanted = f"a name of 1 to {MAX_CONVERSATION_CHARS} characters"
+        raise _wrong("conversation", conversation, wanted)
 
 
 def _checked_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:

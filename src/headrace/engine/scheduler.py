@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from headrace.engine.cost import CostModel
 from headrace.engine.kv_cache import BankCopy, BankKey, KVCache
+from headrace.engine.pins import TurnEnd
 from headrace.engine.sequence import Sequence, State
 from headrace.engine.waiting_line import Turn, WaitingLine
 from headrace.errors import ContextLengthExceeded, InvalidRequest
@@ -143,17 +144,17 @@ class Scheduler:
         self._run(child)
         return copy
 
-    def cancel(self, sequence: Sequence) -> None:
+    def cancel(self, sequence: Sequence, turn: TurnEnd | None = None) -> None:
         """End a sequence wherever it is; its banks are free or cached at once. Ending it twice is
-        fine."""
+        fine. See `finish` for `turn`."""
         if sequence.state is not State.FINISHED:
-            self.finish(sequence)
+            self.finish(sequence, turn)
 
-    def finish(self, sequence: Sequence, *, pin: str | None = None) -> None:
-        """End a sequence. With `pin`, its full banks are kept for that conversation."""
+    def finish(self, sequence: Sequence, turn: TurnEnd | None = None) -> None:
+        """End a sequence. Where it was a turn of a conversation, that keeps its full banks."""
         if sequence.state is _RUNNING:
-            if pin is not None:
-                self.kv.pin(sequence, pin)
+            if turn is not None:
+                self.kv.end_turn(sequence, turn)
             self.kv.release(sequence)
             del self._running[sequence.id]
         else:
@@ -275,7 +276,7 @@ class Scheduler:
             return False
         while not self.kv.fits(sequence, num_spare=len(self._running)):
             # Pins keep banks from the many, never from the only one.
-            if self._running or not self.kv.drop_oldest_pin():
+            if self._running or not self.kv.pins.drop_first():
                 return False
         self._line.remove(sequence)
         self._attach(sequence)
@@ -305,7 +306,7 @@ class Scheduler:
             victim = self._victim()
             if victim is not None:
                 self._preempt(victim, draft)
-            elif not self.kv.drop_oldest_pin():
+            elif not self.kv.pins.drop_first():
                 raise RuntimeError(
                     f"{sequence!r} alone does not fit into {self.kv.num_banks} banks"
                 )

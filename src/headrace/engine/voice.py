@@ -10,6 +10,7 @@ from collections.abc import Iterator, Set
 
 from headrace.engine.mailbox import Submission
 from headrace.engine.past import Ended, Said
+from headrace.engine.pins import TurnEnd
 from headrace.engine.sampler import ChoiceSampler
 from headrace.engine.sequence import Sequence
 from headrace.engine.text import TextStream
@@ -45,6 +46,7 @@ class Voice:
         "_unsaid",
         "_unsaid_text",
         "choice",
+        "conversation",
         "sequence",
         "submission",
     )
@@ -61,6 +63,9 @@ class Voice:
         """`end_ids` are the tokens that end this choice; none where it ignores them."""
         self.submission = submission
         self.choice = choice
+        # Only one answer can be what the conversation goes on from; nobody knows which.
+        self.conversation = submission.request.conversation if choice == 0 else None
+        """Which one keeps this voice's banks when it ends."""
         self.sequence = sequence
         self._sampler = sampler
         self._text = text
@@ -161,6 +166,12 @@ class Voice:
         words = self._last_words()
         words.append(Failed(self.choice, error, self._usage(), self._timings(now)))
         return words
+
+    def turn_end(self, reason: FinishReason, now: float) -> TurnEnd | None:
+        """What its conversation is told when it ends."""
+        if self.conversation is None:
+            return None
+        return TurnEnd(self.conversation, now, is_good=reason != "cancelled")
 
     def _last_words(self) -> list[Event]:
         self._unsaid_text += self._text.finish()
