@@ -104,9 +104,12 @@ class Deaf:
         if isinstance(events[-1], (Finished, Failed)):
             self._ended()
 
-    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
+    def receive_early(self, events: Sequence[Event]) -> bool:
         """There is no loop to wake."""
         return False
+
+    def catch_up(self) -> None:
+        """Nothing is taken early."""
 
 
 def be_alone(concurrency: int, seconds: float) -> None:

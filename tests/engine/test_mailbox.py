@@ -11,11 +11,11 @@ from headrace.engine.mailbox import (
     Cancel,
     Inbox,
     LoopReader,
-    Outbox,
     Submission,
     Submit,
     ThreadReader,
 )
+from headrace.engine.outbox import Outbox
 from headrace.engine.request import Request
 from headrace.errors import EngineClosed, EngineOverloaded
 from headrace.events import Delta, Event
@@ -160,48 +160,3 @@ class TestLoopReader:
             waiting.cancel()
 
         asyncio.run(main())
-
-
-class CountingLoop(asyncio.SelectorEventLoop):
-    """An event loop that counts how often other threads wake it."""
-
-    num_wakes = 0
-
-    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
-        self.num_wakes += 1
-        return super().call_soon_threadsafe(*args, **kwargs)
-
-
-class TestOutbox:
-    def test_one_wake_up_per_loop_and_step(self) -> None:
-        loops = [CountingLoop(), CountingLoop()]
-
-        async def make_readers() -> list[LoopReader]:
-            return [LoopReader() for _ in range(5)]
-
-        readers = [reader for loop in loops for reader in loop.run_until_complete(make_readers())]
-        outbox = Outbox()
-        for start in range(3):
-            for reader in readers:
-                outbox.post(reader, delta(start, "a"))
-        assert outbox.flush() == []
-        assert [loop.num_wakes for loop in loops] == [1, 1]
-        assert outbox.flush() == []
-        assert [loop.num_wakes for loop in loops] == [1, 1]
-        for loop in loops:
-            loop.close()
-
-    def test_readers_of_a_closed_loop_are_named_and_others_served(self) -> None:
-        loop = asyncio.new_event_loop()
-
-        async def make_reader() -> LoopReader:
-            return LoopReader()
-
-        gone = loop.run_until_complete(make_reader())
-        loop.close()
-        here = ThreadReader()
-        outbox = Outbox()
-        outbox.post(gone, delta(0, "a"))
-        outbox.post(here, delta(0, "b"))
-        assert outbox.flush() == [gone]
-        assert here.take() == [delta(0, "b")]

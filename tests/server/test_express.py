@@ -18,11 +18,12 @@ import uvloop
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from headrace.engine import outbox as outbox_module
+from headrace.engine.outbox import Outbox
 from headrace.errors import GenerationFailed, GenerationTimeout
 from headrace.events import Delta, Event, Failed, Finished, Started, Timings, Usage, fold
 from headrace.server.express import EXTENSION, Lane
 from headrace.server.sse import EventWriter
-from headrace.streams import ear as ear_module
 from headrace.streams.patience import Patience
 from headrace.streams.pump import Pump
 from headrace.wire.ask import Stamp
@@ -35,11 +36,28 @@ USAGE, TIMINGS = Usage(1, 0, 0), Timings(0.0, 0.0, 0.0)
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
-class Script:
-    """Stands in for an engine: hands over what the test says, as the outbox does."""
+class Bystander:
+    """Another stream's reader."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
+
+    def receive_early(self, events: Sequence[Event]) -> bool:
+        return False
+
+    def receive(self, events: Sequence[Event]) -> None:
+        """It is not looked at."""
+
+    def catch_up(self) -> None:
+        """Nothing was taken early."""
+
+
+class Script:
+    """Stands in for an engine: hands over what the test says."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._outbox = Outbox()
+        self._others = [Bystander(loop) for _ in range(4)]
         self.num_said = 0
         self.text = ""
         self.num_early = 0
@@ -55,12 +73,16 @@ class Script:
         self.is_cancelled = True
 
     def step(self, events: Sequence[Event], is_busy: bool = False) -> bool:
-        """One step's events; True when they were taken early."""
-        if self.reader.receive_early(events, is_busy):
-            self.num_early += 1
-            return True
-        self._loop.call_soon_threadsafe(self.reader.receive, events)
-        return False
+        """One step's events; True when they were taken early. `is_busy`: there are others."""
+        num_early = len(self.reader._early)
+        for event in events:
+            self._outbox.post(self.reader, event)
+        for other in self._others if is_busy else ():
+            self._outbox.post(other, STARTED)
+        self.lost = self._outbox.flush()
+        is_early = len(self.reader._early) > num_early
+        self.num_early += is_early
+        return is_early
 
     def delta(self, num_chars: int = 0) -> Delta:
         """The next token; its text says which it is, in at least so many characters."""
@@ -315,7 +337,7 @@ def test_any_interleaving(
 
     before = open_files()
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(ear_module, "_LATEST_S", latest_s)
+    monkeypatch.setattr(outbox_module, "_LATEST_S", latest_s)
     try:
         play(act, loop)
     finally:
@@ -503,13 +525,36 @@ def test_an_end_is_told_though_more_was_taken_early_after_it() -> None:
         await stage.begin()
         stage.script.step([STARTED])
         await turns(8)
-        stage.pump._run_out(GenerationTimeout("late"))
         assert stage.script.step([stage.script.delta()])
+        stage.pump._run_out(GenerationTimeout("late"))
         stage.script.reader.catch_up()
         stage.script.step([FINISHED])
         body = await stage.finish()
         assert EventDecoder().feed(body)[-1].event == "error"
         assert (stage.num_ends, stage.script.is_cancelled) == (1, True)
+        await stage.close()
+
+    play(act)
+
+
+def test_of_many_streams_the_loop_writes_without_waking_anybody() -> None:
+    """In the turn that brings a token it is with the client, and in the log."""
+
+    async def act() -> None:
+        stage = Stage()
+        await stage.begin()
+        stage.script.step([STARTED])
+        await turns(8)
+        stage.read()
+        for number in range(3):
+            assert not stage.script.step([stage.script.delta()], is_busy=True)
+            before = stage.received
+            await turns(1)
+            assert len(stage.pump.log) == 2 + number
+            stage.read()
+            assert b"(%d)" % number in stage.received[len(before) :]
+        stage.script.step([FINISHED], is_busy=True)
+        assert streamed_text(await stage.finish()) == stage.script.text
         await stage.close()
 
     play(act)
@@ -534,6 +579,10 @@ def test_what_must_be_read_first_is_never_taken_early(num_choices: int, parser: 
         await turns(8)
         for _ in range(5):
             assert not stage.script.step([stage.script.delta()])
+            await turns(1)
+            assert stage.pump._bypass is stage.writer._lane
+            stage.read()
+            assert b"(%d)" % (stage.script.num_said - 1) in stage.received
             await turns(8)
         stage.script.step([Finished(choice, "stop", USAGE, TIMINGS) for choice in (1, 0)][-1:])
         if num_choices == 2:
@@ -583,7 +632,7 @@ def test_a_loop_that_is_gone_is_no_fault_of_the_engine(monkeypatch: pytest.Monke
         await turns(8)
         stages.append(stage)
 
-    monkeypatch.setattr(ear_module, "_LATEST_S", -1.0)
+    monkeypatch.setattr(outbox_module, "_LATEST_S", -1.0)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(act())
     loop.close()

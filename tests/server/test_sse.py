@@ -36,7 +36,7 @@ class Client:
         self.messages: list[dict[str, Any]] = []
         self.may_send = asyncio.Event()
         self.may_send.set()
-        pump: Any = SimpleNamespace(log=self.log, can_be_bypassed=True, is_busy=False)
+        pump: Any = SimpleNamespace(log=self.log)
         writer = EventWriter(pump, ChatStream(STAMP, seed=1), {"http_version": "1.1"}, self._send)
         self.writing = asyncio.create_task(writer.write([(b"x-more", b"1")]))
 

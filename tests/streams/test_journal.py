@@ -539,8 +539,10 @@ from headrace.testing import FakeModel, FakeTemplate, FakeTokenizer
 
 class Printer:
     loop = None
-    def receive_early(self, events, is_busy):
+    def receive_early(self, events):
         return False
+    def catch_up(self):
+        pass
     def receive(self, events):
         for event in events:
             for token in getattr(event, "token_ids", ()):

@@ -130,6 +130,27 @@ def test_a_parser_with_a_bug_ends_its_choice_and_stops_the_engine() -> None:
     asyncio.run(play())
 
 
+def test_who_waits_for_the_end_lets_the_loop_sleep() -> None:
+    async def play() -> None:
+        runner = Runner(saying_engine("hello"))
+        pump = runner.pump(Request(prompt="a"))
+        while not len(pump.log):
+            runner.engine.step()
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(pump.ended())
+        await asyncio.sleep(0)
+        num_events = len(pump.log)
+        for _ in range(3):
+            runner.engine.step()
+            await asyncio.sleep(0)
+        assert len(pump.log) == num_events
+        (choice,) = fold(await runner.finish(pump))
+        await asyncio.wait_for(waiting, 10)
+        assert choice.text == "hello" and len(pump.tally.gaps_s) == 5
+
+    asyncio.run(play())
+
+
 def test_choices_of_several_prompts_are_numbered_through() -> None:
     async def play() -> None:
         runner = Runner(saying_engine("x"))

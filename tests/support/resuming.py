@@ -26,8 +26,11 @@ class Listener:
 
     loop = None
 
-    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
+    def receive_early(self, events: Sequence[Event]) -> bool:
         return False
+
+    def catch_up(self) -> None:
+        """Nothing is taken early."""
 
     def receive(self, events: Sequence[Event]) -> None:
         self.events.extend(events)

@@ -23,8 +23,9 @@ from headrace.engine.intake import Intake
 from headrace.engine.kv_cache import KVCache
 from headrace.engine.language import Template, Tokenizer
 from headrace.engine.loop import EngineLoop, EngineStats
-from headrace.engine.mailbox import BeforePublish, Inbox, LoopReader, Submission, ThreadReader
+from headrace.engine.mailbox import Inbox, LoopReader, Submission, ThreadReader
 from headrace.engine.memory import free_memory, num_pool_banks
+from headrace.engine.outbox import BeforePublish
 from headrace.engine.past import Past
 from headrace.engine.profile import StepProfile
 from headrace.engine.progress import Progress

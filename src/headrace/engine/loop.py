@@ -16,16 +16,15 @@ from itertools import count
 
 from headrace.engine.language import Tokenizer
 from headrace.engine.mailbox import (
-    BeforePublish,
     Cancel,
     Command,
     Forget,
     Inbox,
-    Outbox,
     Reader,
     Submission,
     Submit,
 )
+from headrace.engine.outbox import BeforePublish, Outbox
 from headrace.engine.past import Ended, Said
 from headrace.engine.pins import TurnEnd
 from headrace.engine.profile import StepProfile, Stopwatch

@@ -3,15 +3,15 @@
 In: submissions and cancellations. Out: events, to readers on any event loop or plain thread.
 Thread: both sides, as each method says. Next: `loop.py` on the way in, the caller on the way out.
 
-Inward, callers append under one lock and the engine thread takes everything at once. Outward, the
-engine thread gathers a step's events and wakes each event loop once, however many readers it has.
-A reader that falls behind finds its deltas merged: it gets bigger deltas, never a blocked engine.
+Inward, callers append under one lock and the engine thread takes everything at once. Outward,
+`outbox.py` hands a step's events to their readers. One that falls behind finds its deltas merged:
+it gets bigger deltas, never a blocked engine.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from headrace.engine.admission import Admission, Backlog
 from headrace.engine.past import Past
 from headrace.engine.request import Request
-from headrace.errors import EngineClosed, HeadraceError
+from headrace.errors import EngineClosed
 from headrace.events import Event, merge_all
 from headrace.model.interface import TokenIds
 
@@ -37,9 +37,12 @@ class Reader(Protocol):
     def receive(self, events: Sequence[Event]) -> None:
         """Keep `events` and wake whoever waits. On the loop's thread, or on the engine thread."""
 
-    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
+    def receive_early(self, events: Sequence[Event]) -> bool:
         """Engine thread, before a loop is woken for `events`: True to take them without. They are
-        then never given to `receive`. `is_busy`: the loop is woken for many readers anyway."""
+        then never given to `receive`. Not called while `receive` has anything before it."""
+
+    def catch_up(self) -> None:
+        """On the loop's thread, now and then: look at what was taken early."""
 
 
 class LoopReader:
@@ -56,8 +59,11 @@ class LoopReader:
     def loop(self) -> asyncio.AbstractEventLoop | None:
         return self._loop
 
-    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
+    def receive_early(self, events: Sequence[Event]) -> bool:
         return False
+
+    def catch_up(self) -> None:
+        """Nothing is taken early."""
 
     def receive(self, events: Sequence[Event]) -> None:
         self._arrived.extend(events)
@@ -89,8 +95,11 @@ class ThreadReader:
     def loop(self) -> asyncio.AbstractEventLoop | None:
         return None
 
-    def receive_early(self, events: Sequence[Event], is_busy: bool) -> bool:
+    def receive_early(self, events: Sequence[Event]) -> bool:
         return False
+
+    def catch_up(self) -> None:
+        """Nothing is taken early."""
 
     def receive(self, events: Sequence[Event]) -> None:
         with self._changed:
@@ -246,65 +255,3 @@ class Inbox:
         """Engine thread: one submission has had its last event."""
         with self._changed:
             self._num_pending -= 1
-
-
-BeforePublish: TypeAlias = Callable[
-    [Mapping[Reader, Sequence[Event]]], Mapping[Reader, HeadraceError]
-]
-"""Engine thread, once a step: keeps a step's events before anybody hears them, of those readers
-whose streams are kept. Returns whose could not be kept, and why. Raises nothing."""
-
-_FEW = 4
-"""With more readers than these, one wake-up of their loop costs less than serving each early."""
-
-
-class Outbox:
-    """One step's events, on their way out. Engine thread only."""
-
-    def __init__(self) -> None:
-        self._by_loop: dict[asyncio.AbstractEventLoop | None, dict[Reader, list[Event]]] = {}
-
-    def post(self, reader: Reader, event: Event) -> None:
-        by_reader = self._by_loop.setdefault(reader.loop, {})
-        events = by_reader.get(reader)
-        if events is None:
-            by_reader[reader] = [event]
-        else:
-            events.append(event)
-
-    @property
-    def events(self) -> Mapping[Reader, Sequence[Event]]:
-        """What is to be handed over, in the order of each reader's events."""
-        if len(self._by_loop) == 1:
-            return next(iter(self._by_loop.values()))
-        return {r: events for readers in self._by_loop.values() for r, events in readers.items()}
-
-    def flush(self) -> list[Reader]:
-        """Hand over everything: one wake-up for each event loop. Returns the readers whose loop
-        has been closed under them; nobody will ever read there."""
-        if not self._by_loop:
-            return []
-        by_loop, self._by_loop = self._by_loop, {}
-        lost: list[Reader] = []
-        for loop, by_reader in by_loop.items():
-            if loop is None:
-                _receive_all(by_reader)
-                continue
-            is_busy = len(by_reader) > _FEW
-            late = {
-                reader: events
-                for reader, events in by_reader.items()
-                if not reader.receive_early(events, is_busy)
-            }
-            if not late:
-                continue
-            try:
-                loop.call_soon_threadsafe(_receive_all, late)
-            except RuntimeError:  # the loop is closed
-                lost.extend(late)
-        return lost
-
-
-def _receive_all(by_reader: dict[Reader, list[Event]]) -> None:
-    for reader, events in by_reader.items():
-        reader.receive(events)

@@ -1,12 +1,14 @@
-"""Tokens straight from the engine thread to the socket, while their reader is alone and keeps up.
+"""Tokens straight from where they are said to the socket, while their reader keeps up.
 
-In: deltas, on the engine thread. Out: bytes on the client's connection. Thread: both, in turns.
+In: deltas. Out: bytes on the client's connection. Thread: the event loop, or the engine thread; in
+turns.
 
-Waking the event loop for every token costs more than everything else between the model and the
-client: a context switch, the GIL changing hands, a turn of the loop. So while a stream has nothing
-else to write, the engine thread writes its deltas itself, and the loop hears of them a little
-later, for the log. The turns are `Pump.open_bypass` and `Pump.close_bypass`: the lane carries
-deltas only while everything older has been sent, and the loop writes nothing meanwhile.
+A task that is woken for every token, and the layers of `send`, cost more than everything else
+between the model and the client; and for a few streams, waking the loop costs more than that. So
+while a stream says nothing but tokens, whoever has one writes it at once: the loop, when it hears
+of many streams' tokens together; the engine thread, when they are few, and then the loop hears of
+them later, for the log. The turns are `Pump.open_bypass` and `Pump.close_bypass`: the lane carries
+tokens only while everything older has been sent, and nobody else writes meanwhile.
 
 What a socket did not take of a frame is left for the loop, which writes it first.
 """
@@ -28,7 +30,7 @@ EXTENSION = "headrace.transport"
 
 
 class Lane:
-    """One stream's way around the event loop. Implements `headrace.streams.pump.Bypass`."""
+    """One stream's way around `send`. Implements `headrace.streams.ear.Bypass`."""
 
     def __init__(self, transport: asyncio.WriteTransport, encoder: Encoder) -> None:
         self._transport = transport
@@ -36,6 +38,7 @@ class Lane:
         # A duplicate: a connection's own number may mean another client's once it is closed.
         self._fd = os.dup(transport.get_extra_info("socket").fileno())
         self._left_over = b""
+        self._closing: asyncio.Future[None] | None = None
         self.position = 0
 
     @classmethod
@@ -53,12 +56,12 @@ class Lane:
         return not self._transport.is_closing() and self._transport.get_write_buffer_size() == 0
 
     def take(self, events: Sequence[Event]) -> bool:
-        """Engine thread: send `events` without waiting; False when the loop must."""
+        """Either thread: send `events` without waiting; False when who wrote before must."""
         if self._left_over:
             return False
         try:
             body = b"".join([self._encode(event) for event in events])
-        except Exception:  # the loop will meet it, too, where it harms this stream alone
+        except Exception:  # the writer will meet it, too, where it harms this stream alone
             return False
         if body:
             data = b"%x\r\n%b\r\n" % (len(body), body)
@@ -71,8 +74,18 @@ class Lane:
         except OSError:  # full, or gone: the loop finds out which
             return 0
 
+    async def closing(self) -> None:
+        """On the loop, while this is open: returns when it is closed."""
+        self._closing = asyncio.get_running_loop().create_future()
+        await self._closing
+
+    def closed(self) -> None:
+        if self._closing is not None and not self._closing.done():
+            self._closing.set_result(None)
+
     def write_left_over(self) -> None:
-        """On the loop: write what the socket did not take, past the framing of `send`."""
+        """On the loop, when this is closed: write what the socket did not take, past the framing of
+        `send`."""
         left_over, self._left_over = self._left_over, b""
         if left_over and not self._transport.is_closing():
             self._transport.write(left_over)

@@ -1,7 +1,7 @@
 """A log as server-sent events, to one client over HTTP.
 
 In: a pump's log. Out: bytes, as fast as the client reads. Thread: the event loop; while a stream
-has nothing but tokens to say, `express.py` writes them on the engine thread.
+has nothing but tokens to say, `express.py` writes them.
 
 A client that reads slowly makes `send` wait; what comes meanwhile is merged by the view.
 """
@@ -53,7 +53,7 @@ class EventWriter:
         self._send = send
         self._view = pump.log.view()
         self._progress = ProgressTeller(pump) if tells_progress else None
-        self._lane = Lane.of(scope, encoder) if may_bypass and pump.can_be_bypassed else None
+        self._lane = Lane.of(scope, encoder) if may_bypass else None
 
     async def write(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The whole response, with `headers` beside its own."""
@@ -89,15 +89,15 @@ class EventWriter:
 
     async def _more(self) -> list[Event]:
         """The next events that nobody has written; an empty list at the end."""
-        lane, view, pump = self._lane, self._view, self._pump
-        if lane is None or pump.is_busy:
-            return await view.take()
-        await asyncio.sleep(0)  # what was just written leaves the loop in its next turn
-        if lane.is_clear and not view.has_more:
-            pump.open_bypass(lane)
-        await view.wait()
-        while view.skip_to(lane.position) and not pump.log.is_over:
-            await view.wait()
-        pump.close_bypass(lane)
-        lane.write_left_over()
-        return view.ready()
+        if self._lane is not None:
+            await asyncio.sleep(0)  # what was just written leaves the loop in its next turn
+            await self._ride(self._lane)
+        return await self._view.take()
+
+    async def _ride(self, lane: Lane) -> None:
+        """Let `lane` write as long as it can."""
+        lane.position = self._view.position
+        if lane.is_clear and self._pump.open_bypass(lane):
+            await lane.closing()
+            self._view.position = lane.position
+            lane.write_left_over()

@@ -28,7 +28,7 @@ from headrace.events import (
     ToolCall,
     Usage,
 )
-from headrace.streams.ear import Bypass, Ear
+from headrace.streams.ear import Bypass, Ear, Unread, are_deltas
 from headrace.streams.journal import is_interruption
 from headrace.streams.log import StreamLog
 from headrace.streams.patience import Patience, Watchdog
@@ -91,6 +91,7 @@ class Pump:
         self._parsers = [parser(choice) for choice in range(num_choices)]
         self._when_over: list[Callable[[], None]] = [lambda: on_end(self)]
         self._tickets: list[Ticket[Ear]] = []
+        self._bypass: Bypass | None = None
         self._record = record
         self._is_interrupted = False
         self._watchdog = Watchdog(patience, self._catch_up, self._run_out, age_s=age_s)
@@ -138,26 +139,36 @@ class Pump:
             return None
         return self._engine.progress(self._tickets[0].submission)
 
-    @property
-    def can_be_bypassed(self) -> bool:
-        """One choice, whose text means what it says."""
-        return len(self._parsers) == 1 and self._parsers[0] is None
-
-    @property
-    def is_busy(self) -> bool:
-        """A bypass would not be used now."""
-        return any(ticket.reader.is_busy for ticket in self._tickets)
-
     def open_bypass(self, bypass: Bypass) -> bool:
-        """Let deltas go to `bypass` as they come, on the engine thread, before the log has them.
-        Only for a reader that has read all that is in the log; False when more is on its way, or
-        another bypass is open."""
-        return self._tickets[0].reader.open_bypass(bypass)
+        """Let deltas go to `bypass` as they come, for a reader that has read the log up to its
+        `position`. False where there is more to read, or no more will come, or another bypass is
+        open."""
+        self._catch_up()
+        has_read_all = bypass.position == len(self.log)
+        if self._bypass is not None or not has_read_all or self.log.is_over:
+            return False
+        self._bypass = bypass
+        if self._is_plain:
+            self._tickets[0].reader.open_bypass(bypass)
+        return True
 
     def close_bypass(self, bypass: Bypass) -> None:
         """When this returns, `bypass` is not running and will not be called."""
-        for ticket in self._tickets:
-            ticket.reader.close_bypass(bypass)
+        if self._bypass is bypass:
+            self._bypass = None
+            if self._is_plain:
+                self._tickets[0].reader.close_bypass()
+
+    async def ended(self) -> None:
+        """Returns when all choices have ended. Nobody else may read the log meanwhile: it hears of
+        tokens late, because nobody need be woken for them."""
+        self.open_bypass(Unread(len(self.log)))
+        await self.log.ended()
+
+    @property
+    def _is_plain(self) -> bool:
+        """One choice, whose text means what it says: there is nothing to read in its deltas."""
+        return len(self._parsers) == 1 and self._parsers[0] is None
 
     def when_over(self, hear_of_it: Callable[[], None]) -> None:
         """Call `hear_of_it` when all choices have ended; at once where they have."""
@@ -198,9 +209,7 @@ class Pump:
                 said.append(self.tally.failure(event.choice, failure))
             if said and isinstance(said[-1], (Finished, Failed)):
                 over.add(event.choice)
-        if taken_by is not None and said:
-            taken_by.position = len(self.log) + len(said)
-        self._say(said)
+        self._say(said, taken_by)
 
     def _read(self, event: Event, now: float, said: list[Event]) -> None:
         """Add what `event` means to `said`."""
@@ -223,10 +232,11 @@ class Pump:
             case _:
                 said.append(event)
 
-    def _say(self, events: list[Event]) -> None:
+    def _say(self, events: list[Event], taken_by: Bypass | None = None) -> None:
         if not events:
             return
         self.log.extend(events)
+        self._pass_by(events, taken_by)
         for event in events:
             if isinstance(event, (Finished, Failed)):
                 self._watchdog.ended(event.choice)
@@ -236,6 +246,18 @@ class Pump:
             self.cancel()
             for hear_of_it in self._when_over:
                 hear_of_it()
+
+    def _pass_by(self, events: list[Event], taken_by: Bypass | None) -> None:
+        """Give what the log has now to the bypass, unless it was first; what it does not take, its
+        reader must read."""
+        bypass = taken_by or self._bypass
+        if bypass is None:
+            return
+        if taken_by is not None or (are_deltas(events) and bypass.take(events)):
+            bypass.position = len(self.log)
+        else:
+            self.close_bypass(bypass)
+            bypass.closed()
 
     def _catch_up(self) -> None:
         for ticket in self._tickets:
