@@ -106,6 +106,27 @@ struct Column {
   }
 };
 
+// Adds inputs [4 * kFrom, 4 * kTo) of one block for the tokens [t, t + G).
+template <class Format, int kFrom, int kTo, int G, int T>
+inline void add_dots(const Weights& w, F scale, const Column<T>& x, int t, F (&acc)[T]) {
+  const int8_t* inputs[G];
+  int32_t negative_sums[G];
+  I sums[G];
+#pragma GCC unroll 4
+  for (int i = 0; i < G; ++i) {
+    const int32_t whole = x.negative_sum(t + i);
+    inputs[i] = x.quants(t + i);
+    negative_sums[i] = kFrom > 0 ? whole - x.negative_first(t + i)
+                       : kTo < 8 ? x.negative_first(t + i)
+                                 : whole;
+  }
+  dots<Format::kZeroShift, Format::kMaxWeight, kFrom, kTo>(w, inputs, negative_sums, sums);
+#pragma GCC unroll 4
+  for (int i = 0; i < G; ++i) {
+    acc[t + i] = fma(mul(scale, broadcast(x.scale(t + i))), to_float(sums[i]), acc[t + i]);
+  }
+}
+
 template <class Format, int T>
 inline void accumulate(const uint8_t* tile, int b, Column<T> x, F (&acc)[T]) {
   const uint8_t* p = Format::at(tile, b);
@@ -114,26 +135,24 @@ inline void accumulate(const uint8_t* tile, int b, Column<T> x, F (&acc)[T]) {
   for (int line = 0; line < Format::kAhead; line += 64) __builtin_prefetch(p + kPrefetch + line);
   const Weights w = Format::weights(p);
   const F scale = Format::scale(p, factors, 0);
-  constexpr int Z = Format::kZeroShift, M = Format::kMaxWeight;
+  constexpr int G = T < kTokensTogether ? T : kTokensTogether;
   if constexpr (Format::kGroups == 2) {
     const F second = Format::scale(p, factors, 1);
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-      const int32_t head = x.negative_first(t);
-      const F d = broadcast(x.scale(t));
-      const I a = dot<Z, M, 0, 4>(w, x.quants(t), head);
-      acc[t] = fma(mul(scale, d), to_float(a), acc[t]);
-      const I c = dot<Z, M, 4, 8>(w, x.quants(t), x.negative_sum(t) - head);
-      acc[t] = fma(mul(second, d), to_float(c), acc[t]);
+    for (int t = 0; t < T; t += G) {
+      add_dots<Format, 0, 4, G>(w, scale, x, t, acc);
+      add_dots<Format, 4, 8, G>(w, second, x, t, acc);
     }
   } else {
     F minimum = zero();
     if constexpr (Format::kHasMinimum) minimum = Format::minimum(p, factors);
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
-      const I s = dot<Z, M, 0, 8>(w, x.quants(t), x.negative_sum(t));
-      acc[t] = fma(mul(scale, broadcast(x.scale(t))), to_float(s), acc[t]);
-      if constexpr (Format::kHasMinimum) acc[t] = fma(minimum, broadcast(x.sum(t)), acc[t]);
+    for (int t = 0; t < T; t += G) {
+      add_dots<Format, 0, 8, G>(w, scale, x, t, acc);
+      if constexpr (Format::kHasMinimum) {
+#pragma GCC unroll 4
+        for (int i = t; i < t + G; ++i) acc[i] = fma(minimum, broadcast(x.sum(i)), acc[i]);
+      }
     }
   }
 }

@@ -2,6 +2,8 @@
 // Included only by isa_avx2.cpp, inside an anonymous namespace.
 
 constexpr int kWidestPanel = 4;
+// Tokens whose sums run side by side; see dots().
+constexpr int kTokensTogether = 4;
 constexpr int kQueryRows = 3;
 
 struct F {
@@ -177,46 +179,62 @@ inline __m256i four_inputs(const int8_t* a) {
 
 // As in avx512.hpp. maddubs adds two products in 16 bits, which saturates on u8 * s8, so weights
 // up to 127 are used as they are, with as many 16-bit sums as provably fit, and 8-bit weights
-// take their sign from the activation side.
-template <int kZeroShift, int kMaxWeight, int kFrom, int kTo>
-inline I dot(const Weights& w, const int8_t* a, int32_t negative_sum) {
+// take their sign from the activation side. Tokens take turns at each weight: a weight that is in
+// a register serves all of them, and no sum waits for its own last addition.
+template <int kZeroShift, int kMaxWeight, int kFrom, int kTo, int G>
+inline void dots(const Weights& w, const int8_t* const (&inputs)[G],
+                 const int32_t (&negative_sums)[G], I (&sums)[G]) {
   const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 4
+  for (int t = 0; t < G; ++t) {
+    sums[t].lo = _mm256_setzero_si256();
+    if constexpr (kZeroShift > 0 && kMaxWeight <= 127) {
+      sums[t].lo = _mm256_set1_epi32(negative_sums[t] << kZeroShift);
+    }
+    sums[t].hi = sums[t].lo;
+  }
   if constexpr (kMaxWeight > 127) {
     static_assert(kZeroShift == 7);
     const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
-    __m256i lo = _mm256_setzero_si256(), hi = lo;
 #pragma GCC unroll 8
     for (int j = kFrom; j < kTo; ++j) {
-      const __m256i x = four_inputs(a + 4 * j);
       const __m256i w0 = _mm256_xor_si256(bytes_at(w.v + 64 * j), flip);
       const __m256i w1 = _mm256_xor_si256(bytes_at(w.v + 64 * j + 32), flip);
-      const __m256i p0 = _mm256_maddubs_epi16(_mm256_abs_epi8(w0), _mm256_sign_epi8(x, w0));
-      const __m256i p1 = _mm256_maddubs_epi16(_mm256_abs_epi8(w1), _mm256_sign_epi8(x, w1));
-      lo = _mm256_add_epi32(lo, _mm256_madd_epi16(p0, ones));
-      hi = _mm256_add_epi32(hi, _mm256_madd_epi16(p1, ones));
+      const __m256i size0 = _mm256_abs_epi8(w0), size1 = _mm256_abs_epi8(w1);
+#pragma GCC unroll 4
+      for (int t = 0; t < G; ++t) {
+        const __m256i a = four_inputs(inputs[t] + 4 * j);
+        const __m256i p0 = _mm256_maddubs_epi16(size0, _mm256_sign_epi8(a, w0));
+        const __m256i p1 = _mm256_maddubs_epi16(size1, _mm256_sign_epi8(a, w1));
+        sums[t].lo = _mm256_add_epi32(sums[t].lo, _mm256_madd_epi16(p0, ones));
+        sums[t].hi = _mm256_add_epi32(sums[t].hi, _mm256_madd_epi16(p1, ones));
+      }
     }
-    return {lo, hi};
   } else {
     constexpr int kAtMost = 32767 / (2 * 127 * kMaxWeight);
-    constexpr int kFit = kAtMost < 8 ? kAtMost : 8;
+    constexpr int kFit = kAtMost < kTo - kFrom ? kAtMost : kTo - kFrom;
     static_assert(kFit >= 2);
-    __m256i lo = _mm256_setzero_si256();
-    if constexpr (kZeroShift > 0) lo = _mm256_set1_epi32(negative_sum << kZeroShift);
-    __m256i hi = lo;
 #pragma GCC unroll 8
     for (int from = kFrom; from < kTo; from += kFit) {
-      __m256i p0 = _mm256_setzero_si256(), p1 = p0;
+      __m256i p0[G], p1[G];
 #pragma GCC unroll 8
       for (int n = 0; n < kFit; ++n) {
         const int j = from + n;
         if (j >= kTo) break;
-        const __m256i x = four_inputs(a + 4 * j);
-        p0 = _mm256_add_epi16(p0, _mm256_maddubs_epi16(bytes_at(w.v + 64 * j), x));
-        p1 = _mm256_add_epi16(p1, _mm256_maddubs_epi16(bytes_at(w.v + 64 * j + 32), x));
+        const __m256i w0 = bytes_at(w.v + 64 * j), w1 = bytes_at(w.v + 64 * j + 32);
+#pragma GCC unroll 4
+        for (int t = 0; t < G; ++t) {
+          const __m256i a = four_inputs(inputs[t] + 4 * j);
+          const __m256i q0 = _mm256_maddubs_epi16(w0, a), q1 = _mm256_maddubs_epi16(w1, a);
+          p0[t] = n == 0 ? q0 : _mm256_add_epi16(p0[t], q0);
+          p1[t] = n == 0 ? q1 : _mm256_add_epi16(p1[t], q1);
+        }
       }
-      lo = _mm256_add_epi32(lo, _mm256_madd_epi16(p0, ones));
-      hi = _mm256_add_epi32(hi, _mm256_madd_epi16(p1, ones));
+#pragma GCC unroll 4
+      for (int t = 0; t < G; ++t) {
+        sums[t].lo = _mm256_add_epi32(sums[t].lo, _mm256_madd_epi16(p0[t], ones));
+        sums[t].hi = _mm256_add_epi32(sums[t].hi, _mm256_madd_epi16(p1[t], ones));
+      }
     }
-    return {lo, hi};
   }
 }

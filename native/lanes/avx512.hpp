@@ -2,6 +2,8 @@
 // Included only by isa_avx512.cpp, inside an anonymous namespace.
 
 constexpr int kWidestPanel = 16;
+// Tokens whose sums run side by side: the weights fill the other registers.
+constexpr int kTokensTogether = 1;
 constexpr int kQueryRows = 12;
 
 struct F {
@@ -124,13 +126,21 @@ inline __m512i four_inputs(const int8_t* a) {
   return _mm512_set1_epi32(word);
 }
 
-// Sum over inputs [4 * kFrom, 4 * kTo) of (weight - kZero) * a, a row a lane.
-// `negative_sum` is minus the sum of those inputs. Exact.
-template <int kZeroShift, int kMaxWeight, int kFrom, int kTo>
-inline I dot(const Weights& w, const int8_t* a, int32_t negative_sum) {
-  __m512i s = _mm512_setzero_si512();
-  if constexpr (kZeroShift > 0) s = _mm512_slli_epi32(_mm512_set1_epi32(negative_sum), kZeroShift);
+// For each token the sum over inputs [4 * kFrom, 4 * kTo) of (weight - kZero) * input, a row a
+// lane. `negative_sums` are minus the sums of those inputs. Exact.
+template <int kZeroShift, int kMaxWeight, int kFrom, int kTo, int G>
+inline void dots(const Weights& w, const int8_t* const (&inputs)[G],
+                 const int32_t (&negative_sums)[G], I (&sums)[G]) {
+#pragma GCC unroll 4
+  for (int t = 0; t < G; ++t) {
+    __m512i s = _mm512_setzero_si512();
+    if constexpr (kZeroShift > 0) {
+      s = _mm512_slli_epi32(_mm512_set1_epi32(negative_sums[t]), kZeroShift);
+    }
 #pragma GCC unroll 8
-  for (int j = kFrom; j < kTo; ++j) s = _mm512_dpbusd_epi32(s, w.v[j], four_inputs(a + 4 * j));
-  return {s};
+    for (int j = kFrom; j < kTo; ++j) {
+      s = _mm512_dpbusd_epi32(s, w.v[j], four_inputs(inputs[t] + 4 * j));
+    }
+    sums[t].v = s;
+  }
 }

@@ -2,6 +2,8 @@
 // Included only by isa_portable.cpp, inside an anonymous namespace.
 
 constexpr int kWidestPanel = 4;
+// As in avx2.hpp.
+constexpr int kTokensTogether = 1;
 constexpr int kQueryRows = 3;
 
 struct F {
@@ -161,18 +163,21 @@ inline Weights load_six_bits(const uint8_t* p, const uint8_t* high) {
   return w;
 }
 
-template <int kZeroShift, int kMaxWeight, int kFrom, int kTo>
-inline I dot(const Weights& w, const int8_t* a, int32_t negative_sum) {
-  I s;
-  const int32_t start = kZeroShift > 0 ? negative_sum * (1 << kZeroShift) : 0;
-  for (int r = 0; r < 16; ++r) s.v[r] = start;
-  for (int j = kFrom; j < kTo; ++j) {
-    for (int r = 0; r < 16; ++r) {
-      const uint8_t* u = w.v + 64 * j + 4 * r;
-      s.v[r] += u[0] * a[4 * j] + u[1] * a[4 * j + 1] + u[2] * a[4 * j + 2] + u[3] * a[4 * j + 3];
+template <int kZeroShift, int kMaxWeight, int kFrom, int kTo, int G>
+inline void dots(const Weights& w, const int8_t* const (&inputs)[G],
+                 const int32_t (&negative_sums)[G], I (&sums)[G]) {
+  for (int t = 0; t < G; ++t) {
+    const int8_t* a = inputs[t];
+    I& s = sums[t];
+    const int32_t start = kZeroShift > 0 ? negative_sums[t] * (1 << kZeroShift) : 0;
+    for (int r = 0; r < 16; ++r) s.v[r] = start;
+    for (int j = kFrom; j < kTo; ++j) {
+      for (int r = 0; r < 16; ++r) {
+        const uint8_t* u = w.v + 64 * j + 4 * r;
+        s.v[r] += u[0] * a[4 * j] + u[1] * a[4 * j + 1] + u[2] * a[4 * j + 2] + u[3] * a[4 * j + 3];
+      }
     }
   }
-  return s;
 }
 
 #undef HEADRACE_EACH
