@@ -18,6 +18,7 @@
 #include "memory.hpp"
 #include "model.hpp"
 #include "sampler.hpp"
+#include "scan.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -26,6 +27,9 @@ namespace headrace {
 namespace {
 
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Shorts = nb::ndarray<const int16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Sums = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 Shape shape_from(const nb::dict& d) {
@@ -236,6 +240,20 @@ nb::dict cpu_info() {
   return d;
 }
 
+// sums[i] = rows[i] . x
+void scan_rows(const Bytes& rows, const Shorts& x, const Sums& sums) {
+  constexpr size_t kMost = size_t{1} << 17;
+  const size_t n = x.shape(0);
+  if (rows.shape(1) != n || rows.shape(0) != sums.shape(0) || n > kMost) {
+    throw std::invalid_argument("rows, x and sums do not fit each other");
+  }
+  for (size_t i = 0; i < n; ++i) {
+    if (x.data()[i] < -127 || x.data()[i] > 127) throw std::invalid_argument("x is over 127");
+  }
+  nb::gil_scoped_release release;
+  scan(rows.data(), rows.shape(0), x.data(), static_cast<int>(n), sums.data());
+}
+
 Sampler make_sampler(float temperature, int top_k, float top_p, float min_p,
                      float repetition_penalty, float frequency_penalty, float presence_penalty,
                      uint64_t seed, uint32_t choice, int num_logprobs, bool want_logprob,
@@ -267,6 +285,8 @@ NB_MODULE(_native, m) {
       },
       "num_bytes"_a, "threads"_a = 0, "repeats"_a = 10,
       "Bytes a second that all threads read together: the best of `repeats` passes.");
+  m.def("scan", &scan_rows, "rows"_a, "x"_a, "sums"_a,
+        "sums[i] = the dot product of row i with x, on the caller's thread.");
   m.def("uniform", &uniform, "seed"_a, "choice"_a, "position"_a);
 
   nb::class_<Sampler>(m, "Sampler")

@@ -12,8 +12,10 @@
     │   ├── UnknownURL               no such path, or another method
     │   ├── EndpointNotOffered       Groq has it, headrace does not
     │   ├── StreamNotFound           no stream of that id, or somebody else's
+    │   ├── DocumentNotFound         no document of that id in this conversation
     │   └── ConversationNotFound     no conversation, message or response of that id, or another's
     ├── ConversationBusy        409  another turn of the conversation is going on
+    ├── DocumentExists          409  the conversation has a document of that id
     ├── ConversationTooLarge    413  it holds as much as one conversation may
     ├── StreamGone              410  there was one, and it is not kept any more
     │   └── StreamAbandoned          nobody read it for too long, so it was stopped
@@ -126,6 +128,16 @@ class StreamNotFound(NotFound):
 
 class ConversationNotFound(NotFound):
     code = "conversation_not_found"
+
+
+class DocumentNotFound(NotFound):
+    code = "document_not_found"
+
+
+class DocumentExists(HeadraceError):
+    status = 409
+    wire_type = "invalid_request_error"
+    code = "document_exists"
 
 
 class ConversationBusy(HeadraceError):

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, func, insert, inspect, select, text
 
 from headrace.conversations import migrations
 from headrace.conversations.database import FILE, Database, database_url
+from headrace.conversations.memory.tables import documents
 from headrace.conversations.tables import conversations, messages, metadata
 from headrace.errors import DatabaseFailed, HeadraceError, InvalidRequest, SettingsError
 
@@ -202,11 +203,13 @@ def test_the_migrations_make_the_tables_as_they_are_declared(database: Database)
         assert compare_metadata(context, metadata) == []
         columns = {c["name"] for c in inspect(connection).get_columns("messages")}
     assert columns == set(messages.c.keys())
+    assert documents.metadata is metadata
 
 
 def _is_declared(thing: Any, name: str, kind: str, is_reflected: bool, other: Any) -> bool:
-    """Not what serves full text, which SQLAlchemy has no words for."""
-    return not (is_reflected and other is None and (name or "").startswith("messages_"))
+    """Not what serves searches, which SQLAlchemy has no words for."""
+    searches = ("messages_", "chunk_words", "chunks_by_words", "vectors")
+    return not (is_reflected and other is None and (name or "").startswith(searches))
 
 
 def test_the_head_is_the_newest_version() -> None:

@@ -1,0 +1,57 @@
+"""Which chunks have which words: an inverted index in the database, one of each kind.
+
+In: a connection, keys of words (`words.py`). Out: numbers of chunks. Thread: a database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, text
+
+from headrace.conversations.memory.words import MAX_POSTINGS
+
+_ADD_SQLITE = text("INSERT INTO chunk_words(rowid, words) VALUES (:chunk, :words)")
+_ADD_POSTGRESQL = text(
+    "INSERT INTO chunk_words(chunk, words) "
+    "VALUES (:chunk, array_to_tsvector(string_to_array(:words, ' ')))"
+)
+_FIND_SQLITE = "SELECT rowid FROM chunk_words WHERE chunk_words MATCH ? LIMIT ?"
+_FIND_POSTGRESQL = text(
+    "SELECT wanted.key, near.chunk FROM unnest(CAST(:keys AS text[])) AS wanted(key), "
+    "LATERAL (SELECT chunk FROM chunk_words "
+    "WHERE words @@ CAST('''' || wanted.key || '''' AS tsquery) LIMIT :most) AS near"
+)
+
+
+def add_words(connection: Connection, keys: Iterable[tuple[int, Sequence[str]]]) -> None:
+    """For each chunk, by its number, the keys of its words."""
+    rows = [{"chunk": chunk, "words": " ".join(words)} for chunk, words in keys if words]
+    if rows:
+        is_postgresql = connection.dialect.name == "postgresql"
+        connection.execute(_ADD_POSTGRESQL if is_postgresql else _ADD_SQLITE, rows)
+
+
+def chunks_with(connection: Connection, keys: Sequence[str]) -> dict[str, list[int]]:
+    """For each key the chunks that have it; keys that more than `MAX_POSTINGS` have are left
+    out."""
+    if not keys:
+        return {}
+    if connection.dialect.name == "postgresql":
+        found = _find_postgresql(connection, keys)
+    else:
+        found = {key: _find_sqlite(connection, key) for key in keys}
+    return {key: sorted(rows) for key, rows in found.items() if 0 < len(rows) <= MAX_POSTINGS}
+
+
+def _find_sqlite(connection: Connection, key: str) -> list[int]:
+    rows = connection.exec_driver_sql(_FIND_SQLITE, (f'"{key}"', MAX_POSTINGS + 1))
+    return [row[0] for row in rows]
+
+
+def _find_postgresql(connection: Connection, keys: Sequence[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {key: [] for key in keys}
+    rows = connection.execute(_FIND_POSTGRESQL, {"keys": list(keys), "most": MAX_POSTINGS + 1})
+    for key, chunk in rows:
+        found[key].append(chunk)
+    return found
