@@ -413,6 +413,21 @@ class ServerSettings:
         "How long a resumable stream goes on while nobody reads it; then it is stopped.",
         "--orphan-timeout",
     )
+    socket_idle_s: float = _setting(
+        _STREAMS,
+        600.0,
+        _seconds(),
+        "How long a WebSocket stays open on which nothing is asked or answered.",
+        "--socket-idle",
+    )
+    socket_answers: int = _setting(
+        _STREAMS,
+        64,
+        _whole(1),
+        "Answers at a time over one WebSocket, and inputs that were not committed; more are "
+        "refused.",
+        "--socket-answers",
+    )
     heartbeat_s: float = _setting(
         _STREAMS,
         15.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import signal
 import socket
 from collections.abc import Coroutine
@@ -66,6 +67,50 @@ def test_the_model_s_answers_are_those_over_http(real: Server, path: str) -> Non
                 await ws.send(json.dumps(body))
             got = await answers(ws, len(prompts))
         assert [text_of(got[str(number)]) for number in range(len(prompts))] == expected
+
+    play(talk())
+
+
+def is_idle(server: Server) -> bool:
+    running = [
+        value
+        for name, value in server.metrics().items()
+        if name.startswith("headrace_engine_sequences_running")
+    ]
+    return bool(running) and not any(running)
+
+
+def test_a_question_in_pieces_is_answered_as_the_whole_one(real: Server) -> None:
+    text = (
+        "The naïve café owner — 你好。 Здравствуйте 👩‍👩‍👧 — asks:\n\n  why don't 3.14 rivers" * 6
+    )
+    asked = {"model": MODEL, "seed": 11, "temperature": 1, "max_tokens": 16}
+    whole = groq_client(real).chat.completions.create(messages=user(f"Hear: {text}"), **asked)
+    dice = random.Random(4)
+
+    async def talk() -> None:
+        async with opened(real) as ws:
+            for number in range(3):
+                rest = f"Number {number} asks. {text}" if number else f"Hear: {text}"
+                fields: dict[str, Any] = dict(asked)
+                while rest:
+                    size = dice.randrange(1, 40)
+                    piece, rest = rest[:size], rest[size:]
+                    append = {"id": str(number), "type": "input.append", "text": piece, **fields}
+                    await ws.send(json.dumps(append))
+                    fields = {}
+                    if not rest or dice.random() < 0.2:
+                        await asyncio.to_thread(eventually, lambda: is_idle(real))
+                await ws.send(json.dumps({"id": str(number), "type": "input.commit"}))
+                got = (await answers(ws, 1))[str(number)]
+                usage = got[-2]["data"]["x_groq"]["usage"]
+                if number == 0:
+                    assert text_of(got) == whole.choices[0].message.content
+                    assert usage["prompt_tokens"] == whole.usage.prompt_tokens
+                    continue
+                # A new text, most of which was computed before it was whole.
+                cached = usage["prompt_tokens_details"]["cached_tokens"]
+                assert usage["prompt_tokens"] - cached < 120 < cached
 
     play(talk())
 

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.server.app import create_app
 from headrace.server.keys import KeyStore
-from headrace.server.socket import chat, connection
+from headrace.server.socket import connection
 from headrace.testing import ManualEngine
 from support.asgi import CHAT, COMPLETIONS, Door, engine_saying, run, settle, streamed_text
 from support.sockets import SocketCall, is_last, question
@@ -404,14 +404,17 @@ def test_leaving_while_the_last_message_waits() -> None:
 
 def test_the_most_at_the_same_time() -> None:
     async def play(door: Door, socket: SocketCall) -> None:
-        for number in range(chat.MAX_ANSWERS + 2):
+        for number in range(7):
+            socket.ask(str(number), ignore_eos=True)
+        socket.say({"id": "7", "type": "input.append", "text": "also counts"})
+        for number in (8, 9):
             socket.ask(str(number), ignore_eos=True)
         await settle(40)
         refused = [message for message in socket.messages if "error" in message]
-        assert [message["id"] for message in refused] == ["64", "65"]
+        assert [message["id"] for message in refused] == ["8", "9"]
         assert {message["error"]["status_code"] for message in refused} == {429}
 
-    played(play, engine=ManualEngine())
+    played(play, engine=ManualEngine(), socket_answers=8)
 
 
 def test_an_engine_s_failure_is_the_last_message() -> None:
@@ -458,15 +461,8 @@ def test_draining_answers_what_was_asked_and_takes_no_more() -> None:
 
 def test_an_idle_socket_is_closed() -> None:
     async def play() -> None:
-        door = Door()
-        idle = connection.Sockets(door.serving, chat.ChatTalk, idle_s=0.05)
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            from headrace.server.exchange import Exchanges
-
-            await Exchanges(idle, door)(scope, receive, send)
-
-        socket = SocketCall(app)
+        door = Door(socket_idle_s=0.05)
+        socket = SocketCall.at(door)
         socket.ask("a", ignore_eos=True)
         await door.turn(2)
         await asyncio.sleep(0.12)

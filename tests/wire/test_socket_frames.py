@@ -19,7 +19,10 @@ from headrace.wire.ask import Stamp
 from headrace.wire.chat_answer import ChatStream
 from headrace.wire.numbered import Numbered
 from headrace.wire.socket_frames import (
+    Append,
     Cancel,
+    Clear,
+    Commit,
     NumberedMessages,
     PlainMessages,
     Question,
@@ -101,6 +104,11 @@ def test_a_refusal_has_what_http_would_say() -> None:
         ({"id": "a", "type": "cancel", "more": 1}, Cancel()),
         ({"type": "resume", "stream": "s"}, Resume("s", 0)),
         ({"type": "resume", "stream": "s", "after": 7}, Resume("s", 7)),
+        ({"id": "a", "type": "input.append", "text": ""}, Append("", {})),
+        ({"type": "input.append", "text": "Hi", "model": "m"}, Append("Hi", {"model": "m"})),
+        ({"id": "a", "type": "input.clear"}, Clear()),
+        ({"id": "a", "type": "input.commit"}, Commit("", {})),
+        ({"type": "input.commit", "text": "!", "n": 1}, Commit("!", {"n": 1})),
     ],
 )
 def test_what_is_wanted(message: dict[str, Any], wanted: Any) -> None:
@@ -115,6 +123,9 @@ def test_what_is_wanted(message: dict[str, Any], wanted: Any) -> None:
         ({"type": ["x" * 1000]}, "type"),
         ({"stream": False}, "stream"),
         ({"type": "resume"}, "stream"),
+        ({"type": "input.append"}, "text"),
+        ({"type": "input.append", "text": ["Hi"]}, "text"),
+        ({"type": "input.commit", "text": None}, "text"),
         ({"type": "resume", "stream": 5}, "stream"),
         ({"type": "resume", "stream": "s", "after": "1"}, "after"),
         ({"type": "resume", "stream": "s", "after": 1.0}, "after"),

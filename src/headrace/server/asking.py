@@ -58,7 +58,7 @@ async def start(
 ) -> Pump:
     """Begin to answer. `record` makes the place where the answer is kept, when all is known and
     nothing runs. Raises what refuses the request, before anything runs."""
-    question = await _prepare(serving, exchange, asks)
+    question = await prepare(serving, exchange, asks)
     ask = asks[0]
     try:
         permit = await serving.admit(
@@ -107,7 +107,8 @@ def _settle(permit: Permit, usage: Usage) -> None:
     permit.settle(usage.num_prompt_tokens, usage.num_cached_tokens, usage.num_completion_tokens)
 
 
-async def _prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Question:
+async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> Question:
+    """What an engine would be asked. Raises what refuses it."""
     ask = asks[0]
     exchange.model = ask.model
     served = serving.registry.resolve(ask.model)

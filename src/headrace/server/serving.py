@@ -185,6 +185,14 @@ class Serving:
                 self.observer.observe(LimitHit(tenant, model, error.limit))
             raise
 
+    async def admit_ahead(self, tenant: str, model: str, num_prompt_tokens: int) -> Permit | None:
+        """Reserve a prompt's tokens, of a request that will come: it counts itself, and its prompt
+        less what is in the cache by then. None where the limits leave no room."""
+        try:
+            return await self._limiter.admit(tenant, model, num_prompt_tokens, 0, num_requests=0)
+        except RateLimited:
+            return None
+
     def limit_headers(self, tenant: str, model: str) -> list[tuple[bytes, bytes]]:
         """What is left of the limits, for whatever response comes."""
         return self._limiter.headers(tenant, model)

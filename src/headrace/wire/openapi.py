@@ -61,6 +61,8 @@ class _Post:
     example: Mapping[str, JSON]
     streamed: str
     """What its stream is."""
+    description: str | None = None
+    """What else there is to say."""
 
     @property
     def request_name(self) -> str:
@@ -75,6 +77,8 @@ _POSTS: Final = (
         CHAT,
         {"model": _MODEL, "messages": [{"role": "user", "content": _HI}], "stream": True},
         "Chunks, then `[DONE]`; an error in mid-stream is an event named `error`.",
+        "The same URL is a WebSocket: any number of questions at once, each under an `id`; "
+        "`input.append` sends one piece by piece, and what is known of it is computed meanwhile.",
     ),
     _Post(
         "/completions",
@@ -129,6 +133,7 @@ def _post(post: _Post, prefix: str) -> dict[str, JSON]:
     return {
         "operationId": _operation_id(post.id, prefix),
         "summary": post.summary,
+        **({} if post.description is None else {"description": post.description}),
         "parameters": [_IDEMPOTENCY_KEY, _RESUMABLE],
         "requestBody": {
             "required": True,

@@ -8,6 +8,12 @@ A client's message is one of
     {"id": "a", …the body of POST /chat/completions…}        ask
     {"id": "a", "type": "cancel"}                            stop what is being answered
     {"id": "b", "type": "resume", "stream": "stream_…", "after": 12}
+    {"id": "c", "type": "input.append", "text": "Tell me", …more of the body…}
+    {"id": "c", "type": "input.clear"}                       forget the text, keep the rest
+    {"id": "c", "type": "input.commit"}                      that was all: ask
+
+What is appended becomes the last message of its question, the user's; the server computes what it
+knows of it while the rest is being typed or spoken.
 
 Each question and each resumption is answered under its own `id`, which is free again afterwards:
 
@@ -64,7 +70,30 @@ class Resume:
     """The last number that the client has."""
 
 
-Wish: TypeAlias = Question | Cancel | Resume
+@dataclass(frozen=True, slots=True)
+class Append:
+    """More of a question that is still being typed or spoken."""
+
+    text: str
+    """What follows what was appended before."""
+    fields: Mapping[str, JSON]
+    """Of the body that the question will have; later ones count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """The text appended so far was not meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Nothing follows: answer what was appended, this last text and these last fields too."""
+
+    text: str
+    fields: Mapping[str, JSON]
+
+
+Wish: TypeAlias = Question | Cancel | Resume | Append | Clear | Commit
 
 
 def client_id(message: Mapping[str, JSON]) -> str:
@@ -83,27 +112,46 @@ def wish(message: Mapping[str, JSON]) -> Wish:
     """What the client wants. Raises `InvalidRequest`."""
     match message.get("type", "request"):
         case "request":
-            return _question(message)
+            return question(_fields(message))
         case "cancel":
             return Cancel()
         case "resume":
             return _resume(message)
+        case "input.append":
+            return Append(_text(message), _fields(message, "text"))
+        case "input.clear":
+            return Clear()
+        case "input.commit":
+            return Commit(_text({"text": "", **message}), _fields(message, "text"))
         case other:
             shown = compact(other)[:40].decode(errors="replace")
             raise InvalidRequest(
-                f"`type` must be absent, `request`, `cancel` or `resume`, not {shown}",
+                "`type` must be absent, or one of `request`, `cancel`, `resume`, `input.append`, "
+                f"`input.clear` and `input.commit`, not {shown}",
                 param="type",
             )
 
 
-def _question(message: Mapping[str, JSON]) -> Question:
-    body = {name: value for name, value in message.items() if name not in ("id", "type")}
+def question(body: Mapping[str, JSON]) -> Question:
+    """Raises `InvalidRequest` where it asks for what a socket does not do."""
     if body.get("stream") is False:
         raise InvalidRequest(
             "`stream` must be true or absent here: over a WebSocket, answers are streams",
             param="stream",
         )
     return Question({**body, "stream": True})
+
+
+def _fields(message: Mapping[str, JSON], *ours: str) -> dict[str, JSON]:
+    """Those of a request's body."""
+    return {name: value for name, value in message.items() if name not in ("id", "type", *ours)}
+
+
+def _text(message: Mapping[str, JSON]) -> str:
+    text = message.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequest("`text` must be what the user goes on with, as text", param="text")
+    return text
 
 
 def _resume(message: Mapping[str, JSON]) -> Resume:

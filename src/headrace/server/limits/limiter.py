@@ -35,6 +35,8 @@ class Limiter:
         num_prompt_tokens: int,
         max_tokens: int | None,
         service_tier: str = ON_DEMAND,
+        *,
+        num_requests: int = 1,
     ) -> Permit:
         """Reserve what the request may use, of all its limits or of none.
 
@@ -44,19 +46,21 @@ class Limiter:
             num_prompt_tokens: an estimate.
             max_tokens: as asked for, times the number of choices; None where it was not set.
             service_tier: what the message calls it; all tiers share the limits.
+            num_requests: 0 where it is work for a request that counts itself.
 
         Raises RequestTooLarge where no waiting could help, else RateLimited with the wait in whole
         seconds: who waits that long is admitted if nobody else comes in between, and a second
         earlier is not. A refused request counts for nothing.
         """
-        wants = _wants(self._table.row(model), tenant, model, num_prompt_tokens + (max_tokens or 0))
+        num_tokens = num_prompt_tokens + (max_tokens or 0)
+        wants = _wants(self._table.row(model), tenant, model, num_tokens, num_requests)
         for want in wants:
             if want.amount > want.limit.amount:
                 raise _too_large(want, _whose(tenant, model, service_tier))
         granted = await self._store.reserve(wants)
         if isinstance(granted, Shortage):
             raise _limited(granted, _whose(tenant, model, service_tier))
-        return Permit(wants, granted)
+        return Permit(wants, granted, num_requests)
 
     def headers(self, tenant: str, model: str) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*`: requests per day and tokens per minute; none where nothing is set.
@@ -89,8 +93,11 @@ class Permit:
     One that is forgotten leaks away like what was used.
     """
 
-    def __init__(self, wants: Sequence[Want], reservation: Reservation) -> None:
+    def __init__(
+        self, wants: Sequence[Want], reservation: Reservation, num_requests: int = 1
+    ) -> None:
         self._wants = wants
+        self._num_requests = num_requests
         self._reservation: Reservation | None = reservation
 
     def settle(
@@ -98,7 +105,7 @@ class Permit:
     ) -> None:
         """Say what was really used, by all choices, when nothing more can come."""
         num_tokens = max(0, num_prompt_tokens - num_cached_tokens) + num_completion_tokens
-        self._end([_amount(want.limit, num_tokens) for want in self._wants])
+        self._end([_amount(want.limit, num_tokens, self._num_requests) for want in self._wants])
 
     def cancel(self) -> None:
         """Give everything back, the request too: it was refused before it reached the engine."""
@@ -110,17 +117,19 @@ class Permit:
             reservation.settle(amounts)
 
 
-def _amount(limit: Limit, num_tokens: int) -> int:
-    """What one request of so many tokens takes of a limit."""
-    return 1 if limit.kind == "requests" else num_tokens
+def _amount(limit: Limit, num_tokens: int, num_requests: int) -> int:
+    """What so many requests, with so many tokens together, take of a limit."""
+    return num_requests if limit.kind == "requests" else num_tokens
 
 
-def _wants(row: Row, tenant: str, model: str, num_tokens: int) -> tuple[Want, ...]:
+def _wants(
+    row: Row, tenant: str, model: str, num_tokens: int, num_requests: int
+) -> tuple[Want, ...]:
     return tuple(
         Want(
             key=(tenant, model, limit.dimension),
             limit=limit,
-            amount=_amount(limit, num_tokens),
+            amount=_amount(limit, num_tokens, num_requests),
         )
         for limit in row.limits
     )

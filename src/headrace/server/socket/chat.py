@@ -1,4 +1,4 @@
-"""Chats over one socket: its messages are questions, cancellations and resumptions.
+"""Chats over one socket: questions, whole or piece by piece, cancellations and resumptions.
 
 In: messages. Out: answers, each under its question's id. Thread: the event loop. Next: `answer.py`.
 
@@ -19,10 +19,22 @@ from headrace.server.exchange import LEFT, Exchange
 from headrace.server.serving import Serving
 from headrace.server.socket.answer import Answer, headers_of
 from headrace.server.socket.caller import Caller
+from headrace.server.socket.drafts import Drafts
 from headrace.server.socket.outlet import Outlet
 from headrace.wire.ask import JSON
 from headrace.wire.body import parse_body
-from headrace.wire.socket_frames import Cancel, Question, Resume, client_id, refusal, wish
+from headrace.wire.socket_frames import (
+    Append,
+    Cancel,
+    Clear,
+    Commit,
+    Question,
+    Resume,
+    Wish,
+    client_id,
+    refusal,
+    wish,
+)
 
 _PRINTABLE = re.compile("[!-~]+")
 _log = logging.getLogger(__name__)
@@ -30,8 +42,6 @@ _log = logging.getLogger(__name__)
 ASKING = "/chat/completions"
 READING = "/streams/{id}"
 """The endpoints that a question and a resumption count for."""
-MAX_ANSWERS = 64
-"""Of one socket, at the same time."""
 
 
 class ChatTalk:
@@ -41,8 +51,10 @@ class ChatTalk:
         self._serving = serving
         self._caller = caller
         self._outlet = outlet
+        self._max_answers = serving.settings.socket_answers
         self._answers: dict[str, Answer] = {}
         """Those whose last message is still to be sent, by id."""
+        self._drafts = Drafts(serving, caller)
         self._running: dict[asyncio.Task[None], Answer] = {}
 
     @property
@@ -63,37 +75,63 @@ class ChatTalk:
             answer_id = client_id(body)
             self._do(answer_id, body, exchange)
         except HeadraceError as error:
-            self._refuse(None if answer_id in self._answers else answer_id, exchange, error)
+            self._refuse(None if self._is_used(answer_id) else answer_id, exchange, error)
         return True
 
     async def leave(self) -> None:
         """The client is gone. Returns when everybody who is concerned knows of it."""
         for answer in self._running.values():
             answer.leave()
-        if self._running:
-            await asyncio.wait(self._running)
+        if ending := {*self._running, *self._drafts.leave()}:
+            await asyncio.wait(ending)
 
     def _do(self, answer_id: str, body: Mapping[str, JSON], exchange: Exchange) -> None:
         wanted = wish(body)
-        if isinstance(wanted, Cancel):
-            # One that has ended meanwhile need not be stopped.
-            if (running := self._answers.get(answer_id)) is not None:
-                running.stop()
-            return
-        if isinstance(wanted, Resume):
-            exchange.endpoint = READING
+        if not isinstance(wanted, Cancel):
+            self._check_free(answer_id, wanted)
+        match wanted:
+            case Cancel():
+                self._drafts.drop(answer_id)
+                # One that has ended meanwhile need not be stopped.
+                if (running := self._answers.get(answer_id)) is not None:
+                    running.stop()
+            case Append():
+                self._drafts.append(answer_id, wanted)
+            case Clear():
+                self._drafts.clear(answer_id)
+            case Commit():
+                self._begin(answer_id, self._drafts.commit(answer_id, wanted), exchange)
+            case Question():
+                self._begin(answer_id, wanted, exchange)
+            case Resume():
+                exchange.endpoint = READING
+                self._begin(answer_id, wanted, exchange)
+
+    def _is_used(self, answer_id: str | None) -> bool:
+        return answer_id is not None and (answer_id in self._answers or answer_id in self._drafts)
+
+    def _check_free(self, answer_id: str, wanted: Wish) -> None:
+        """Raises what keeps `answer_id` from meaning this."""
         if answer_id in self._answers:
             raise InvalidRequest(
                 f"`id`: {answer_id!r} is being answered; choose another", param="id"
             )
-        if len(self._running) >= MAX_ANSWERS:
+        if answer_id in self._drafts:
+            if isinstance(wanted, (Question, Resume)):
+                raise InvalidRequest(
+                    f"`id`: {answer_id!r} is an input that was not committed; choose another",
+                    param="id",
+                )
+        elif (
+            not isinstance(wanted, Clear)
+            and len(self._running) + len(self._drafts) >= self._max_answers
+        ):
             raise RateLimited(
-                f"this socket has {MAX_ANSWERS} answers at the same time, which is the most; wait "
-                "for one to end, or open another",
+                f"this socket has {self._max_answers} answers and inputs at the same time, which "
+                "is the most; wait for one to end, or open another",
                 wire_type="requests",
                 retry_after_s=None,
             )
-        self._begin(answer_id, wanted, exchange)
 
     def _begin(self, answer_id: str, wanted: Question | Resume, exchange: Exchange) -> None:
         exchange.client_request_id = answer_id if _PRINTABLE.fullmatch(answer_id) else None

@@ -28,8 +28,6 @@ from headrace.server.serving import Serving
 from headrace.server.socket.caller import Caller
 from headrace.server.socket.outlet import Outlet
 
-IDLE_S = 600.0
-"""Without a question and an answer."""
 MAX_BAD = 8
 """Messages in a row that are no JSON objects."""
 
@@ -62,10 +60,9 @@ class Close:
 class Sockets:
     """The ASGI application of one URL."""
 
-    def __init__(self, serving: Serving, begin: BeginTalk, *, idle_s: float = IDLE_S) -> None:
+    def __init__(self, serving: Serving, begin: BeginTalk) -> None:
         self._serving = serving
         self._begin = begin
-        self._idle_s = idle_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises what refuses the upgrade."""
@@ -81,7 +78,8 @@ class Sockets:
         with suppress(OSError):  # it goes while it is accepted, or closed
             await send({"type": "websocket.accept", "subprotocol": caller.subprotocol})
             outlet = Outlet(scope, send)
-            connection = Connection(self._begin(serving, caller, outlet), outlet, self._idle_s)
+            talk = self._begin(serving, caller, outlet)
+            connection = Connection(talk, outlet, serving.settings.socket_idle_s)
             if close := await connection.run(receive):
                 reason = close.reason
                 await send({"type": "websocket.close", "code": close.code, "reason": reason})
