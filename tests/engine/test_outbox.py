@@ -163,3 +163,29 @@ def test_a_reader_that_took_early_is_lost_with_its_loop() -> None:
     scene.readers[1].is_willing = False
     scene.loop.close()
     assert set(scene.step()) == set(scene.readers)
+
+
+def test_a_reader_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Eager):
+        def receive(self, events: Sequence[Event]) -> None:
+            raise RuntimeError("a bug")
+
+    scene = Scene(6)
+    scene.readers[0] = Broken(scene.loop)
+    scene.step()
+    scene.turn()
+    assert all(reader.heard == [delta(0, "a")] for reader in scene.readers[1:])
+    assert "a reader failed" in caplog.text
+    scene.readers = scene.readers[1:3]
+    scene.step()
+    assert all(reader.early == [delta(1, "a")] for reader in scene.readers)
+
+
+def test_loops_that_are_gone_are_forgotten() -> None:
+    outbox = Outbox()
+    for _ in range(3):
+        scene = Scene(1)
+        scene.outbox = outbox
+        scene.step()
+        scene.loop.close()
+    assert len(outbox._crossings) == 1

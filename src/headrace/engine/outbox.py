@@ -9,10 +9,10 @@ the engine thread; their loop hears of that later, and of many readers' tokens a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
-from weakref import WeakKeyDictionary
 
 from headrace.engine.mailbox import Reader
 from headrace.errors import HeadraceError
@@ -27,6 +27,8 @@ BeforePublish: TypeAlias = Callable[
 """Engine thread, once a step: keeps a step's events before anybody hears them, of those readers
 whose streams are kept. Returns whose could not be kept, and why. Raises nothing."""
 
+_log = logging.getLogger(__name__)
+
 _FEW = 4
 """With more readers than these, one wake-up of their loop costs less than serving each early."""
 _LATEST_S = 0.5
@@ -38,9 +40,7 @@ class Outbox:
 
     def __init__(self) -> None:
         self._by_loop: dict[asyncio.AbstractEventLoop | None, dict[Reader, list[Event]]] = {}
-        self._crossings: WeakKeyDictionary[asyncio.AbstractEventLoop, _Crossing] = (
-            WeakKeyDictionary()
-        )
+        self._crossings: dict[asyncio.AbstractEventLoop, _Crossing] = {}
 
     def post(self, reader: Reader, event: Event) -> None:
         by_reader = self._by_loop.setdefault(reader.loop, {})
@@ -68,11 +68,16 @@ class Outbox:
             if loop is None:
                 _receive_all(by_reader)
                 continue
-            crossing = self._crossings.get(loop)
-            if crossing is None:
-                crossing = self._crossings[loop] = _Crossing()
-            lost += crossing.hand_over(by_reader, loop)
+            crossing = self._crossings.get(loop) or self._crossing_to(loop)
+            lost += crossing.hand_over(by_reader)
         return lost
+
+    def _crossing_to(self, loop: asyncio.AbstractEventLoop) -> _Crossing:
+        """A new one; those to loops that are gone by now are forgotten."""
+        crossings = {each: way for each, way in self._crossings.items() if not each.is_closed()}
+        crossings[loop] = _Crossing(loop)
+        self._crossings = crossings
+        return crossings[loop]
 
 
 class _Crossing:
@@ -81,7 +86,8 @@ class _Crossing:
     While anything is under way, nothing is served early: it would overtake that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._num_sent = 0
         self._num_arrived = 0
         """Written on the loop's thread."""
@@ -89,10 +95,8 @@ class _Crossing:
         """Those whose loop has not heard of what they took."""
         self._early_since = 0.0
 
-    def hand_over(
-        self, by_reader: dict[Reader, list[Event]], loop: asyncio.AbstractEventLoop
-    ) -> Sequence[Reader]:
-        """Engine thread: one wake-up of `loop`, or none. Returns readers as `Outbox.flush`."""
+    def hand_over(self, by_reader: dict[Reader, list[Event]]) -> Sequence[Reader]:
+        """Engine thread: one wake-up of the loop, or none. Returns readers as `Outbox.flush`."""
         if len(by_reader) <= _FEW and self._num_sent == self._num_arrived:
             by_reader = self._serve_early(by_reader)
             if not by_reader and time.perf_counter() - self._early_since < _LATEST_S:
@@ -100,7 +104,7 @@ class _Crossing:
         early, self._served_early = self._served_early, {}
         self._num_sent += 1
         try:
-            loop.call_soon_threadsafe(self._arrive, early, by_reader)
+            self._loop.call_soon_threadsafe(self._arrive, early, by_reader)
         except RuntimeError:  # the loop is closed
             return [*early, *by_reader]
         return ()
@@ -129,4 +133,7 @@ class _Crossing:
 
 def _receive_all(by_reader: Mapping[Reader, list[Event]]) -> None:
     for reader, events in by_reader.items():
-        reader.receive(events)
+        try:
+            reader.receive(events)
+        except Exception:  # which is no reason why the others should not hear theirs
+            _log.exception("a reader failed")

@@ -64,15 +64,16 @@ class Lane:
         except Exception:  # the writer will meet it, too, where it harms this stream alone
             return False
         if body:
-            data = b"%x\r\n%b\r\n" % (len(body), body)
-            self._left_over = data[self._sent(data) :]
+            self._write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
 
-    def _sent(self, data: bytes) -> int:
+    def _write(self, data: bytes) -> None:
         try:
-            return os.write(self._fd, data)
+            num_sent = os.write(self._fd, data)
         except OSError:  # full, or gone: the loop finds out which
-            return 0
+            num_sent = 0
+        if num_sent < len(data):
+            self._left_over = data[num_sent:]
 
     async def closing(self) -> None:
         """On the loop, while this is open: returns when it is closed."""

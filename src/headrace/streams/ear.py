@@ -92,7 +92,8 @@ class Ear:
 
     def receive(self, events: Sequence[Event]) -> None:
         self.catch_up()
-        self.num_open -= sum(isinstance(event, (Finished, Failed)) for event in events)
+        if not are_deltas(events):
+            self.num_open -= sum(isinstance(event, (Finished, Failed)) for event in events)
         first = self._first_choice
         if first:
             events = [replace(event, choice=event.choice + first) for event in events]
@@ -109,4 +110,8 @@ class Ear:
 
 
 def are_deltas(events: Sequence[Event]) -> bool:
-    return all(type(event) is Delta for event in events)
+    # A plain loop: for the one event that there mostly is, `all` makes a generator.
+    for event in events:  # noqa: SIM110
+        if type(event) is not Delta:
+            return False
+    return True

@@ -47,20 +47,25 @@ class StreamLog:
     def has_ended(self, choice: int) -> bool:
         return choice in self._ended
 
-    def extend(self, events: Sequence[Event]) -> None:
-        """Number and keep `events`, and wake whoever waits. Raises `ValueError` for an event of a
-        choice that has ended, or that there is not."""
+    def extend(self, events: Sequence[Event]) -> list[Finished | Failed]:
+        """Number and keep `events`, and wake whoever waits. Returns those of them that end a
+        choice. Raises `ValueError` for an event of a choice that has ended, or that there is not.
+        """
+        ends: list[Finished | Failed] = []
         for event in events:
-            if event.choice in self._ended or not 0 <= event.choice < self._num_choices:
-                raise ValueError(f"choice {event.choice} is over, or there is none: {event}")
+            choice = event.choice
+            if choice in self._ended or not 0 <= choice < self._num_choices:
+                raise ValueError(f"choice {choice} is over, or there is none: {event}")
             if isinstance(event, (Finished, Failed)):
-                self._ended.add(event.choice)
+                self._ended.add(choice)
+                ends.append(event)
             self._events.append(event)
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             _wake(waiting)
-        if self.is_over:
+        if ends and self.is_over:
             _wake(self._waiting_for_end)
+        return ends
 
     def view(self, start: int = 0) -> View:
         """A reader of the events from number `start` on."""

@@ -235,13 +235,12 @@ class Pump:
     def _say(self, events: list[Event], taken_by: Bypass | None = None) -> None:
         if not events:
             return
-        self.log.extend(events)
+        ends = self.log.extend(events)
         self._pass_by(events, taken_by)
-        for event in events:
-            if isinstance(event, (Finished, Failed)):
-                self._watchdog.ended(event.choice)
-                self.tally.ended(event)
-        if self.log.is_over:
+        for end in ends:
+            self._watchdog.ended(end.choice)
+            self.tally.ended(end)
+        if ends and self.log.is_over:
             self._watchdog.stop()
             self.cancel()
             for hear_of_it in self._when_over:

@@ -107,6 +107,7 @@ class Table:
         self._by_name = {row.name: row for row in fields}
         self._strictly = {row.name: row for row in fields if not row.is_ours}
         self._required = [row.name for row in fields if row.required]
+        self._placed = [(row.name, row.into) for row in fields if row.into is not None]
 
     def read(self, value: JSON, path: Path, reading: Reading) -> Given:
         """The fields that `value` gives. Raises `InvalidRequest`, naming the first wrong one."""
@@ -134,13 +135,13 @@ class Table:
         """What goes into `Ask` as it is. Of two fields for one place the later row wins."""
         settings: dict[str, Any] = {}
         came_from: dict[str, str] = {}
-        for row in self.fields:
-            if row.into is None or row.name not in given:
+        for name, into in self._placed:
+            if name not in given:
                 continue
-            value = given[row.name]
-            if row.into in settings and settings[row.into] != value:
-                reading.ignore((came_from[row.into],))
-            settings[row.into], came_from[row.into] = value, row.name
+            value = given[name]
+            if into in settings and settings[into] != value:
+                reading.ignore((came_from[into],))
+            settings[into], came_from[into] = value, name
         return settings
 
     def schema(self, limits: BodyLimits) -> dict[str, JSON]:
