@@ -93,6 +93,13 @@ class Delta:
     reasoning: str = ""
     """Text that the model thought rather than said: said above the engine, by whoever reads the
     markers in its text. Thoughts come before `text`."""
+    num_given: int = 0
+    """So many of `token_ids`, the first ones, only say again what was given: the prompt's end."""
+
+    @property
+    def new_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Those of the tokens that say something new."""
+        return self.logprobs[self.num_given :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,7 @@ def merge(deltas: list[Delta]) -> Delta:
         "".join([delta.text for delta in deltas]),
         tuple(chain.from_iterable(delta.logprobs for delta in deltas)),
         "".join([delta.reasoning for delta in deltas]),
+        sum([delta.num_given for delta in deltas]),  # nothing is given after the first new token
     )
 
 
@@ -175,6 +183,7 @@ class Choice:
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...]
+    """One for each token where asked for, but none for those that only say again what was given."""
     reasoning: str
     tool_calls: tuple[ToolCall, ...]
     reason: FinishReason
@@ -215,7 +224,7 @@ def _choice(whole: Delta, calls: list[ToolCall], end: Finished) -> Choice:
         index=end.choice,
         text=whole.text,
         token_ids=whole.token_ids,
-        logprobs=whole.logprobs,
+        logprobs=whole.new_logprobs,
         reasoning=whole.reasoning,
         tool_calls=tuple(calls),
         reason=end.reason,

@@ -267,7 +267,7 @@ class TestWhateverTheModelSays:
         self, text: str, settings: dict[str, object]
     ) -> None:
         engine = Steps(words())
-        request = prefilled(text, **settings)
+        request = prefilled(text, **{**settings, "logprobs": True})
         prepared = engine.prepare(request)
         assert prepared.request.begun == text.encode()[-len(prepared.request.begun) :] or (
             not prepared.request.begun
@@ -279,6 +279,7 @@ class TestWhateverTheModelSays:
             assert new.startswith(choice.text) if request.stop else new == choice.text
             num_given = len(choice.token_ids) - choice.usage.num_completion_tokens
             assert 0 <= num_given <= len(prepared.request.begun)
+            assert tuple(each.token for each in choice.logprobs) == choice.token_ids[num_given:]
             assert choice.usage.num_prompt_tokens == len(prepared.prompt) + num_given
             assert choice.usage.num_completion_tokens <= request.max_tokens  # type: ignore[operator]
             if choice.reason == "length":

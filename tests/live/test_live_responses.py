@@ -203,7 +203,6 @@ def test_log_probabilities_of_completions(client: openai.OpenAI) -> None:
     assert len(choice.logprobs.token_logprobs) == len(choice.logprobs.top_logprobs) == 6
 
 
-@pytest.mark.xfail(reason="tokens that say the prompt's end again are told as the answer's")
 def test_log_probabilities_are_of_the_answer_alone(client: openai.OpenAI) -> None:
     choice = scored(client, "One, two,")
     assert "".join(choice.logprobs.tokens) == choice.text

@@ -39,6 +39,7 @@ class Voice:
         "_end_ids",
         "_first_token_at",
         "_logprobs",
+        "_num_given_said",
         "_num_said",
         "_sampler",
         "_started_at",
@@ -71,6 +72,7 @@ class Voice:
         self._text = text
         self._end_ids = end_ids
         self._num_said = 0
+        self._num_given_said = 0
         self._unsaid: list[int] = []
         self._unsaid_text = ""
         self._logprobs: list[TokenLogprob] | None = [] if submission.request.logprobs else None
@@ -186,7 +188,9 @@ class Voice:
             return Delta(self.choice, start, tokens, text)
         logprobs = tuple(self._logprobs)
         self._logprobs.clear()
-        return Delta(self.choice, start, tokens, text, logprobs)
+        num_given = self._text.num_given_tokens - self._num_given_said
+        self._num_given_said += num_given
+        return Delta(self.choice, start, tokens, text, logprobs, num_given=num_given)
 
     def _usage(self) -> Usage:
         sequence, num_given = self.sequence, self._text.num_given_tokens

@@ -76,10 +76,10 @@ class ChatStream:
                 return error_frame(event.error)
 
     def _say(self, delta: Delta) -> bytes:
-        if self._spelling is None or not delta.logprobs:
+        if self._spelling is None or not delta.new_logprobs:
             after = _AFTER_TEXT
         else:
-            after = _after_text(delta.logprobs, self._spelling)
+            after = _after_text(delta.new_logprobs, self._spelling)
         choice, text = delta.choice, delta.text
         if delta.reasoning:
             thought = self._before_reasoning[choice] + quoted(delta.reasoning)

@@ -73,11 +73,11 @@ class CompletionStream:
 
     def _say(self, delta: Delta) -> bytes:
         index = delta.choice
-        if self._spelling is None or not delta.logprobs:
+        if self._spelling is None or not delta.new_logprobs:
             if not delta.text:
                 return b""
             return self._before[index] + quoted(delta.text) + _AFTER_TEXT
-        columns = _Columns.of(delta.logprobs, self._spelling, self._num_characters[index])
+        columns = _Columns.of(delta.new_logprobs, self._spelling, self._num_characters[index])
         if not delta.text and not columns.tokens:
             return b""
         self._num_characters[index] = columns.end

@@ -99,8 +99,8 @@ class ResponsesStream:
         return b"".join([self._frame(kind, response=response) for kind in kinds])
 
     def _say(self, delta: Delta) -> bytes:
-        if self._spelling is not None and delta.logprobs:
-            self._pending += logprobs_content(delta.logprobs, self._spelling)
+        if self._spelling is not None and delta.new_logprobs:
+            self._pending += logprobs_content(delta.new_logprobs, self._spelling)
         frames = b""
         if delta.reasoning:
             frames = self._opened("reasoning") + self._extend(delta.reasoning)
