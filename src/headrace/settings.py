@@ -445,10 +445,19 @@ class ServerSettings:
         _STREAMS,
         256_000_000,
         _size(),
-        "Memory for resumable streams, about; the ones that ended first make room, and one that "
-        "runs fails where it takes more than an eighth.",
+        "Memory for resumable streams, about; what does not fit goes to disk, or makes room where "
+        "there is none (`--durability off`).",
         "--stream-memory",
         shown="256MB",
+    )
+    stream_disk_bytes: int = _setting(
+        _STREAMS,
+        2_000_000_000,
+        _size(),
+        "Disk for streams that do not fit into memory; the ones that ended first make room, and "
+        "one that runs fails where it takes more than an eighth.",
+        "--stream-disk",
+        shown="2GB",
     )
 
     durability: str = _setting(

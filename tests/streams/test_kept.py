@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.errors import HeadraceError, StreamGone, StreamNotFound
 from headrace.events import Delta, Event, Failed, Finished, Started, Timings, TokenLogprob, Usage
-from headrace.streams.kept import Kept, KeptConfig, KeptStreams
+from headrace.streams.keeping import KeptConfig, KeptStreams
+from headrace.streams.kept import Kept
 from headrace.streams.patience import Patience
 from headrace.streams.pump import Pump
 from headrace.streams.rounds import FEW, PAUSE_S, Rounds
@@ -161,7 +164,7 @@ def test_memory_is_bounded_by_those_that_ended() -> None:
 
 
 def test_a_stream_that_grows_too_large_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.streams.kept._MEASURE_S", 0.005)
+    monkeypatch.setattr("headrace.streams.keeping._MEASURE_S", 0.005)
 
     async def play() -> None:
         stage = Stage(max_bytes=80_000)
@@ -176,7 +179,7 @@ def test_a_stream_that_grows_too_large_fails(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_where_all_run_the_largest_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.streams.kept._MEASURE_S", 0.005)
+    monkeypatch.setattr("headrace.streams.keeping._MEASURE_S", 0.005)
 
     async def play() -> None:
         stage = Stage(max_bytes=40_000)
@@ -188,6 +191,114 @@ def test_where_all_run_the_largest_fails(monkeypatch: pytest.MonkeyPatch) -> Non
         stage.streams.close()
 
     run(play)
+
+
+def test_what_does_not_fit_into_memory_is_read_from_disk(tmp_path: Path) -> None:
+    """From any number on, and by its owner alone."""
+
+    async def play() -> None:
+        stage = Stage(max_bytes=20_000)
+        stage.streams.spill_to(tmp_path / "spilled")
+        for name in ("a", "b", "c"):
+            stage.ended(name, text=name * 3000)
+        assert stage.streams.num_bytes <= 20_000 and stage.gone == []
+        assert [path.name for path in (tmp_path / "spilled").iterdir()] == ["a.spilled"]
+        assert stat.S_IMODE((tmp_path / "spilled" / "a.spilled").stat().st_mode) == 0o600
+        for name in ("a", "b", "c"):
+            kept = stage.streams.find(name, "t")
+            bodies = [frame.body for frame in kept.frames.after(0, 100_000)]
+            assert bodies == [b"data: -", b"data: " + name.encode() * 3000, b"data: -"]
+            assert [frame.number for frame in kept.frames.after(2, 100_000)] == [3]
+            assert [type(event) for event in kept.pump.log] == [Started, Delta, Finished]
+        with pytest.raises(StreamNotFound):
+            stage.streams.find("a", "another")
+        stage.streams.close()
+        assert list((tmp_path / "spilled").iterdir()) == []
+        assert stage.streams.num_disk_bytes == 0
+
+    run(play)
+
+
+def test_a_stream_that_goes_on_goes_to_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It does not fail, and its reader misses nothing."""
+    monkeypatch.setattr("headrace.streams.keeping._MEASURE_S", 0.002)
+
+    async def play() -> None:
+        stage = Stage(max_bytes=80_000)
+        stage.streams.spill_to(tmp_path)
+        kept = stage.keep("a")
+        number, heard = 1, b""
+        for part in range(40):
+            kept.pump.hear([Delta(0, part, (1,), f"{part}," + "x" * 3000)], 0.0)
+            await asyncio.sleep(0.002)
+            more, number = kept.frames.part_after(number, 1_000_000)
+            heard += more
+        await eventually(lambda: kept.num_disk_bytes > 80_000)
+        finish(kept)
+        assert isinstance(kept.pump.log.since(41)[0], Finished)
+        whole, _ = kept.frames.part_after(1, 1_000_000)
+        assert heard == whole[: len(heard)] and heard.count(b"id: ") == 40
+        assert stage.streams.num_bytes < 80_000 and stage.gone == []
+        stage.streams.close()
+
+    run(play)
+
+
+def test_the_disk_is_bounded_by_those_that_ended(tmp_path: Path) -> None:
+    async def play() -> None:
+        stage = Stage(max_bytes=5_000, max_disk_bytes=20_000)
+        stage.streams.spill_to(tmp_path)
+        stage.ended("small", tenant="q", text="x" * 1000)
+        for name in ("a", "b", "c", "d"):
+            stage.ended(name, text="x" * 6000)
+        assert stage.streams.num_disk_bytes <= 20_000
+        assert stage.gone and "small" not in stage.gone
+        for name in stage.gone:
+            with pytest.raises(StreamGone):
+                stage.streams.find(name, "t")
+        assert stage.streams.num_disk_bytes == sum(
+            path.stat().st_size for path in tmp_path.iterdir()
+        )
+        stage.streams.close()
+
+    run(play)
+
+
+def test_who_reads_what_is_gone_from_the_disk_reads_on(tmp_path: Path) -> None:
+    async def play() -> None:
+        stage = Stage(max_bytes=1)
+        stage.streams.spill_to(tmp_path)
+        kept = stage.ended("a", text="x" * 3000)
+        with kept.reading():
+            stage.streams.close()
+            assert stage.gone == ["a"]
+            assert len(kept.frames.after(0, 100_000)) == 3
+        assert list(tmp_path.iterdir()) == []
+
+    run(play)
+
+
+def test_a_disk_that_takes_no_more(tmp_path: Path) -> None:
+    """Then memory is all there is."""
+
+    async def play() -> None:
+        stage = Stage(max_bytes=20_000)
+        stage.streams.spill_to(tmp_path / "spilled")
+        (tmp_path / "spilled").rmdir()
+        for name in ("a", "b", "c"):
+            stage.ended(name, text="x" * 3000)
+        assert stage.streams.num_bytes <= 20_000 and stage.gone == ["a"]
+        stage.streams.close()
+
+    run(play)
+
+
+def test_what_a_dead_process_left_on_disk_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / "old.spilled").write_bytes(b"x")
+    Stage().streams.spill_to(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_log_probabilities_count() -> None:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from headrace.errors import GenerationFailed
 from headrace.events import Delta, Event, Failed, Finished, Started, Timings, Usage
+from headrace.streams.frames import Frames
 from headrace.wire.ask import Stamp
 from headrace.wire.chat_answer import ChatStream
-from headrace.wire.numbered import Frame, Frames, Numbered
+from headrace.wire.numbered import Frame, Numbered
 from headrace.wire.sse import EventDecoder
 
 STAMP = Stamp("chatcmpl-1", "req_1", 1, "m", "fp_1")

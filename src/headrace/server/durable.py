@@ -29,6 +29,8 @@ from headrace.wire.ask import Stamp
 
 FOLDER = "streams"
 """In the data folder."""
+SPILLED = "spilled"
+"""In that folder: what does not fit into memory."""
 MAX_ATTEMPTS = 3
 """How often a stream is taken up again that gets no further."""
 WAIT_S = 30.0

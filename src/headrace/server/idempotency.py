@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from headrace.errors import IdempotencyConflict, InvalidRequest
 from headrace.server.telling import Telling
-from headrace.streams.kept import Kept, KeptStreams
+from headrace.streams.keeping import KeptStreams
+from headrace.streams.kept import Kept
 
 HEADER = "idempotency-key"
 _LONGEST_KEY = 255

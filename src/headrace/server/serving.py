@@ -17,7 +17,7 @@ from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
 from headrace.observe.observer import LimitHit, Observer, Observers
 from headrace.server.access import Access
-from headrace.server.durable import FOLDER, Durable
+from headrace.server.durable import FOLDER, SPILLED, Durable
 from headrace.server.idempotency import Idempotency
 from headrace.server.keys import KeyStore
 from headrace.server.limits import Limiter, LimitTable, Permit
@@ -25,7 +25,8 @@ from headrace.server.models import ModelRegistry, model_names
 from headrace.server.telling import Telling
 from headrace.server.tokens import StreamTokens, kept_key
 from headrace.settings import ServerSettings, home
-from headrace.streams.kept import Kept, KeptConfig, KeptStreams
+from headrace.streams.keeping import KeptConfig, KeptStreams
+from headrace.streams.kept import Kept
 from headrace.streams.patience import Patience
 from headrace.streams.pump import Pump
 from headrace.wire.body import BodyLimits
@@ -74,6 +75,7 @@ class Serving:
                 orphan_s=settings.orphan_timeout_s,
                 max_streams=settings.max_streams,
                 max_bytes=settings.stream_memory_bytes,
+                max_disk_bytes=settings.stream_disk_bytes,
             )
         )
         self.durable = Durable()
@@ -109,11 +111,17 @@ class Serving:
             return
         folder = home()
         self.durable.open(folder / FOLDER, self.settings.durability)
-        if self.durable.is_open:
-            try:
-                self.tokens = StreamTokens(kept_key(folder))
-            except OSError as error:
-                _log.warning("tokens for streams will not survive this server: %s", error)
+        if not self.durable.is_open:
+            return
+        try:
+            self.tokens = StreamTokens(kept_key(folder))
+        except OSError as error:
+            _log.warning("tokens for streams will not survive this server: %s", error)
+        try:
+            # The journal's lock says that the folder is ours alone.
+            self.streams.spill_to(folder / FOLDER / SPILLED)
+        except OSError as error:
+            _log.warning("streams that do not fit into memory are not kept: %s", error)
 
     def load(self) -> None:
         """On a thread of its own: load all models. Raises what the first that fails raises."""

@@ -1,35 +1,27 @@
-"""Streams that outlive their readers: who may read them, how long they go on, when they are gone.
+"""One stream that outlives its readers: it goes on without them for a while, and can be read again.
 
-In: a pump and whose it is. Out: the same, to whoever comes back. Thread: the event loop.
+In: a pump and whose it is. Out: numbered frames, to whoever comes back. Thread: the event loop.
 Next: `server/streams.py`.
 
 Leaving and stopping are different things here: a kept stream goes on without readers for a while,
-and is stopped by who says so, or fails when nobody has come back. All of them together take only so
-much memory: those that have ended make room, first the oldest of the tenant who has most; where all
-of them run, the largest fails. Its readers are told; nothing is ever cut silently.
+and is stopped by who says so, or fails when nobody has come back.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from headrace.errors import StreamAbandoned, StreamGone, StreamNotFound, StreamTooLarge
+from headrace.errors import StreamAbandoned
 from headrace.events import Delta, Event, ToolCall
+from headrace.streams.frames import Frames
 from headrace.streams.pump import Pump
 from headrace.streams.rounds import Rounds
-from headrace.wire.numbered import Encoder, Frames
-
-_MAX_REMEMBERED = 20_000
-"""Ids of streams that are gone, so that their readers learn that rather than doubt the id."""
-_MEASURE_S = 1.0
-"""How often the memory of running streams is added up."""
-_SHARE = 8
-"""One stream may take this part of all memory: an eighth."""
+from headrace.streams.shelf import ShelfFile
+from headrace.wire.numbered import Encoder
 
 
 class Told(Protocol):
@@ -39,19 +31,6 @@ class Told(Protocol):
 
 
 Form = TypeVar("Form", bound=Told)
-
-
-@dataclass(frozen=True, slots=True)
-class KeptConfig:
-    """Seconds, how many, and how large."""
-
-    ttl_s: float = 600.0
-    """How long a stream is kept after its end."""
-    orphan_s: float = 60.0
-    """How long it goes on while nobody reads it."""
-    max_streams: int = 10_000
-    max_bytes: int = 256_000_000
-    """Of all streams together, about."""
 
 
 class Kept(Generic[Form]):
@@ -83,6 +62,8 @@ class Kept(Generic[Form]):
         self._orphaned: asyncio.TimerHandle | None = None
         self._num_measured = 0
         self._num_event_bytes = 0
+        self._file: ShelfFile | None = None
+        self._is_gone = False
         pump.when_over(self._end)
         self._watch()
 
@@ -95,6 +76,11 @@ class Kept(Generic[Form]):
     def num_readers(self) -> int:
         return self._num_readers
 
+    @property
+    def num_disk_bytes(self) -> int:
+        """What it takes on disk beside the journal."""
+        return 0 if self._file is None else self._file.num_bytes
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Somebody reads; while that is so, the stream goes on."""
@@ -105,6 +91,7 @@ class Kept(Generic[Form]):
         finally:
             self._num_readers -= 1
             self._watch()
+            self._delete_file()
 
     def arrival(self) -> asyncio.Future[None]:
         """Done when there is more to read; for a crowd of readers a little later. Whoever waits no
@@ -117,10 +104,33 @@ class Kept(Generic[Form]):
 
     def measure(self) -> int:
         """Bytes that it takes in memory, about."""
-        events = self.pump.log.since(self._num_measured)
+        log = self.pump.log
+        events = log.since(self._num_measured)
         self._num_measured += len(events)
         self._num_event_bytes += sum(map(_num_bytes, events))
         return self._num_event_bytes + self.frames.num_bytes
+
+    def spill(self, path: Path) -> None:
+        """Put all of it that is in memory on disk, at `path` where nothing of it is there yet.
+        Readers read on. Raises `OSError`, and then some of it is still in memory."""
+        if self._file is None:
+            self._file = ShelfFile(path)
+        log = self.pump.log
+        try:
+            self.frames.spill(self._file)
+            log.spill(self._file)
+        finally:
+            self._num_measured = len(log)
+            self._num_event_bytes = sum(map(_num_bytes, log.recent))
+
+    def forget(self) -> None:
+        """Nobody will find it any more. Who reads it now may read to its end."""
+        self._is_gone = True
+        self._delete_file()
+
+    def _delete_file(self) -> None:
+        if self._is_gone and self._file is not None and self._num_readers == 0:
+            self._file.delete()
 
     def _watch(self) -> None:
         if self._num_readers == 0 and not self.is_over:
@@ -143,176 +153,6 @@ class Kept(Generic[Form]):
     def _end(self) -> None:
         self._stop_watching()
         self._rounds.wake()
-
-
-class _Share(dict[str, int]):
-    """One tenant's streams that have ended, and their bytes: oldest first."""
-
-    def num_bytes(self) -> int:
-        return sum(self.values())
-
-
-class KeptStreams(Generic[Form]):
-    """All streams that are kept, by id."""
-
-    def __init__(self, config: KeptConfig) -> None:
-        self._config = config
-        self._live: dict[str, Kept[Form]] = {}
-        self._ended: OrderedDict[str, tuple[float, Kept[Form]]] = OrderedDict()
-        """With the moments when they will go: oldest first."""
-        self._shares: dict[str, _Share] = {}
-        """Of each tenant who has some that ended."""
-        self._num_ended_bytes = 0
-        self._gone: OrderedDict[str, str] = OrderedDict()
-        """Whose they were."""
-        self._listeners: list[Callable[[str], None]] = []
-        self._expiring: asyncio.TimerHandle | None = None
-        self._measuring: asyncio.TimerHandle | None = None
-
-    def __len__(self) -> int:
-        return len(self._live) + len(self._ended)
-
-    @property
-    def num_live(self) -> int:
-        """Those that go on."""
-        return len(self._live)
-
-    @property
-    def num_bytes(self) -> int:
-        """What all of them take in memory, about."""
-        return self._num_ended_bytes + sum(kept.measure() for kept in self._live.values())
-
-    def keep(
-        self,
-        stream_id: str,
-        tenant: str,
-        pump: Pump,
-        form: Form,
-        *,
-        served_by: str,
-        age_s: float = 0.0,
-    ) -> Kept[Form]:
-        """Keep a stream until some time after its end; `age_s` of that time have passed."""
-        kept = Kept(
-            stream_id,
-            tenant,
-            pump,
-            form,
-            served_by=served_by,
-            orphan_s=self._config.orphan_s,
-            age_s=age_s,
-        )
-        self._live[stream_id] = kept
-        pump.when_over(lambda: self._end(kept))
-        while len(self) > self._config.max_streams and self._drop_one(len):
-            pass
-        if self._live and self._measuring is None:
-            self._measure_later()
-        return kept
-
-    def find(self, stream_id: str, tenant: str) -> Kept[Form]:
-        """Raises `StreamNotFound`, also for somebody else's, and `StreamGone`."""
-        ended = self._ended.get(stream_id)
-        kept = ended[1] if ended else self._live.get(stream_id)
-        if kept is not None and kept.tenant == tenant:
-            if ended:
-                self._weigh(kept)  # who read it before may have made it larger
-            return kept
-        if self._gone.get(stream_id) == tenant:
-            raise StreamGone(f"the stream `{stream_id}` is not kept any more; ask anew")
-        raise StreamNotFound(f"there is no stream `{stream_id[:100]}`; it may be too old")
-
-    def when_gone(self, listener: Callable[[str], None]) -> None:
-        """`listener` hears the id of every stream that is let go."""
-        self._listeners.append(listener)
-
-    def close(self) -> None:
-        """Stop and let all go, and leave no timers."""
-        for kept in list(self._live.values()):
-            kept.pump.fail(StreamGone("the server has stopped"))
-        for stream_id in list(self._ended):
-            self._drop(stream_id)
-        for timer in (self._expiring, self._measuring):
-            if timer is not None:
-                timer.cancel()
-        self._expiring = self._measuring = None
-
-    def _end(self, kept: Kept[Form]) -> None:
-        self._live.pop(kept.id, None)
-        due = asyncio.get_running_loop().time() + self._config.ttl_s - kept.age_s
-        self._ended[kept.id] = due, kept
-        self._shares.setdefault(kept.tenant, _Share())[kept.id] = 0
-        self._weigh(kept)
-        self._set_timer()
-        while self._num_ended_bytes > self._config.max_bytes and self._drop_one(_Share.num_bytes):
-            pass
-
-    def _weigh(self, kept: Kept[Form]) -> None:
-        """Note how large a stream is that has ended."""
-        share, size = self._shares[kept.tenant], kept.measure()
-        self._num_ended_bytes += size - share[kept.id]
-        share[kept.id] = size
-
-    def _set_timer(self) -> None:
-        """For whoever goes first."""
-        if self._expiring is None and self._ended:
-            due, _ = next(iter(self._ended.values()))
-            self._expiring = asyncio.get_running_loop().call_at(due, self._expire)
-
-    def _expire(self) -> None:
-        self._expiring = None
-        now = asyncio.get_running_loop().time()
-        while self._ended:
-            stream_id, (due, _) = next(iter(self._ended.items()))
-            if due > now:
-                break
-            self._drop(stream_id)
-        self._set_timer()
-
-    def _measure_later(self) -> None:
-        self._measuring = asyncio.get_running_loop().call_later(_MEASURE_S, self._measure)
-
-    def _measure(self) -> None:
-        """Hold the bounds of memory: of each stream, and of all."""
-        self._measuring = None
-        most = self._config.max_bytes
-        for kept in list(self._live.values()):
-            if kept.measure() > most // _SHARE:
-                self._fail_as_too_large(kept)
-        while self.num_bytes > most and (self._ended or self._live):
-            if not self._ended:
-                self._fail_as_too_large(max(self._live.values(), key=lambda kept: kept.measure()))
-            self._drop_one(_Share.num_bytes)
-        if self._live:
-            self._measure_later()
-
-    def _fail_as_too_large(self, kept: Kept[Form]) -> None:
-        kept.pump.fail(
-            StreamTooLarge(
-                "the stream became larger than the memory for streams allows; ask for fewer tokens "
-                "or choices, or give the server more with --stream-memory"
-            )
-        )
-
-    def _drop_one(self, weight: Callable[[_Share], int]) -> bool:
-        """Let the oldest go that has ended, of the tenant who has most of what is scarce."""
-        if not self._ended:
-            return False
-        greediest = max(self._shares, key=lambda tenant: weight(self._shares[tenant]))
-        self._drop(next(iter(self._shares[greediest])))
-        return True
-
-    def _drop(self, stream_id: str) -> None:
-        _, kept = self._ended.pop(stream_id)
-        share = self._shares[kept.tenant]
-        self._num_ended_bytes -= share.pop(stream_id)
-        if not share:
-            del self._shares[kept.tenant]
-        self._gone[stream_id] = kept.tenant
-        while len(self._gone) > _MAX_REMEMBERED:
-            self._gone.popitem(last=False)
-        for listener in self._listeners:
-            listener(stream_id)
 
 
 def _num_bytes(event: Event) -> int:

@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from headrace.events import Event, Failed, Finished, merge_all
+from headrace.streams.shelf import Shelf, ShelfFile
 
 
 class StreamLog:
@@ -21,7 +22,7 @@ class StreamLog:
 
     def __init__(self, num_choices: int) -> None:
         self._num_choices = num_choices
-        self._events: list[Event] = []
+        self._events: Shelf[Event] = Shelf(lambda event: isinstance(event, Failed))
         self._ended: set[int] = set()
         self._waiting: list[asyncio.Future[None]] = []
         self._waiting_for_end: list[asyncio.Future[None]] = []
@@ -30,7 +31,7 @@ class StreamLog:
         return len(self._events)
 
     def __iter__(self) -> Iterator[Event]:
-        return iter(self._events)
+        return self._events.iterate()
 
     @property
     def num_choices(self) -> int:
@@ -71,8 +72,18 @@ class StreamLog:
         """A reader of the events from number `start` on."""
         return View(self, start)
 
-    def since(self, start: int) -> list[Event]:
-        return self._events[start:]
+    def since(self, start: int) -> Sequence[Event]:
+        """Those from number `start` on. Raises `StreamGone` where they cannot be read from disk."""
+        return self._events.since(start)
+
+    @property
+    def recent(self) -> Sequence[Event]:
+        """Those in memory: the last ones."""
+        return self._events.recent
+
+    def spill(self, file: ShelfFile) -> None:
+        """Put all there are on disk. Raises `OSError`, and then some of them are not."""
+        self._events.spill(file)
 
     async def ended(self) -> None:
         """Returns when all choices have ended, without waking for every event."""
@@ -106,7 +117,7 @@ class View:
         """What has come and was not taken, deltas merged; maybe nothing. Does not wait."""
         events = self._log.since(self.position)
         self.position += len(events)
-        return merge_all(events) if len(events) > 1 else events
+        return merge_all(events) if len(events) > 1 else list(events)
 
     @property
     def has_more(self) -> bool:
@@ -121,7 +132,7 @@ class View:
         """What has come and was not taken, as it was said. Does not wait."""
         events = self._log.since(self.position)
         self.position += len(events)
-        return events
+        return list(events)
 
     async def take(self) -> list[Event]:
         """At least one event, deltas merged; an empty list at the end."""
