@@ -36,6 +36,8 @@ class Usage:
     """Sampled tokens, with the end-of-generation token if there was one."""
     num_reasoning_tokens: int = 0
     """Those of them that were thoughts: counted above the engine, by whoever reads the markers."""
+    num_loaded_tokens: int = 0
+    """Cached tokens whose banks came from disk; those of the others were in memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,14 +138,14 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|k|m|g|ki|mi|gi)b?", re.IGNORECASE)
 
 
-def _size() -> Kind:
+def _size(least: int = 1) -> Kind:
     def read(given: Any) -> int:
         if isinstance(given, str):
             found = _SIZE.fullmatch(given.strip())
             if found is None:
                 raise ValueError
             given = int(float(found[1]) * _UNITS[found[2].lower()])
-        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        if not isinstance(given, int) or isinstance(given, bool) or given < least:
             raise ValueError
         return given
 
@@ -315,6 +315,16 @@ class ServerSettings:
         "contexts, at most a quarter of what is free.",
         "--pool-size",
         shown="auto",
+    )
+    bank_disk_bytes: int = _setting(
+        _MODELS,
+        2_000_000_000,
+        _size(0),
+        "Disk for the keys and values of conversations, all models together, so that the next turn "
+        "of yesterday's is warm; what was used longest ago makes room. They lie in `banks` of the "
+        "data folder, for this user's eyes only. 0: none. Not with the fake engine.",
+        "--bank-disk",
+        shown="2GB",
     )
 
     strict: bool = _setting(

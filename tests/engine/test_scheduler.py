@@ -89,6 +89,7 @@ class House:
         assert self.scheduler.num_running <= self.scheduler.config.max_running
         for s, position, n, num_logits in plan.spans:
             assert s.state is State.RUNNING
+            assert not s.num_loading_banks
             assert position == s.num_computed_tokens
             end = position + n
             assert n > 0
@@ -133,7 +134,7 @@ def test_a_sequence_is_admitted_prefilled_and_goes_on() -> None:
 
 def test_nothing_to_do_is_an_empty_plan() -> None:
     house = House()
-    assert house.scheduler.plan() == ((), (), ())
+    assert house.scheduler.plan() == Plan((), (), ())
     assert not house.scheduler.has_work
 
 
@@ -684,6 +685,16 @@ class Anything(RuleBasedStateMachine):
         super().__init__()
         self.house = House(num_banks=9, bank_size=3, config=TINY)
         self.now = 0.0
+        self.num_on_disk = 0
+        self.house.scheduler._find_parked = self.find_parked
+
+    def find_parked(self, s: Sequence) -> tuple[bytes, ...]:
+        """As if some banks of everybody were on disk."""
+        wanted = s.num_silent_tokens // self.house.kv.bank_size - s.num_committed_banks
+        return (b"name",) * min(wanted, self.num_on_disk)
+
+    def loading(self) -> list[Sequence]:
+        return [s for s in self.alive(State.RUNNING) if s.num_loading_banks]
 
     def alive(self, *states: State) -> list[Sequence]:
         return [s for s in self.house.sequences if s.state in states]
@@ -743,6 +754,21 @@ class Anything(RuleBasedStateMachine):
         self.now += seconds
         self.house.kv.pins.drop_ended(self.now)
 
+    @rule(num_banks=st.integers(0, 4))
+    def park(self, num_banks: int) -> None:
+        self.num_on_disk = num_banks
+
+    @precondition(lambda self: self.loading())
+    @rule(data=st.data(), num_banks=st.integers(1, 4), is_whole=st.booleans())
+    def arrive(self, data: st.DataObject, num_banks: int, is_whole: bool) -> None:
+        s = data.draw(st.sampled_from(self.loading()))
+        for _ in range(min(num_banks, s.num_loading_banks)):
+            self.house.model.load(s, self.house.kv)
+            self.house.scheduler.loaded_bank(s)
+            self.house.audit()
+        if not is_whole:
+            self.house.scheduler.end_load(s)
+
     @precondition(lambda self: self.streams())
     @rule(data=st.data(), drafts=st.lists(st.integers(0, 2), min_size=1, max_size=5))
     def draft(self, data: st.DataObject, drafts: list[int]) -> None:
@@ -765,6 +791,9 @@ class Anything(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Nobody starves, however tight it was; afterwards nothing is held."""
         house = self.house
+        self.num_on_disk = 0
+        for s in self.loading():
+            house.scheduler.end_load(s)
         work = sum(s.max_num_tokens for s in house.sequences if s.state is not State.FINISHED)
         house.finish_all(max_steps=20 + 6 * work)
         assert house.kv.num_held == 0

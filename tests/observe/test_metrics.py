@@ -17,6 +17,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.engine.loop import EngineStats
+from headrace.engine.parking.parking import ParkingStats
 from headrace.observe.metrics import (
     E2E_EDGES_S,
     ITL_EDGES_S,
@@ -132,7 +133,7 @@ def test_limits_are_there_before_they_are_met() -> None:
 
 
 def test_engines_are_read_at_each_scrape() -> None:
-    stats = EngineStats(5, 3, 2, 100, 60, 30, 10)
+    stats = EngineStats(5, 3, 2, 100, 60, 30, 10, 8, 4, ParkingStats(11, 12, 13, 14, 15))
     read: dict[str, EngineFigures] = {"small": stats}
     metrics = Metrics("1.0", engines=lambda: read, num_open=lambda: 7)
     assert value(metrics, "headrace_requests_open") == 7
@@ -141,6 +142,16 @@ def test_engines_are_read_at_each_scrape() -> None:
     assert value(metrics, "headrace_engine_sequences_waiting", model="small") == 2
     for state, num_banks in (("free", 60), ("cached", 30), ("held", 10)):
         assert value(metrics, "headrace_engine_banks", model="small", state=state) == num_banks
+    for name, number in (
+        ("headrace_engine_banks_pinned", 8),
+        ("headrace_engine_banks_evicted_total", 4),
+        ("headrace_banks_parked_total", 11),
+        ("headrace_banks_loaded_total", 12),
+        ("headrace_parked_banks_deleted_total", 13),
+        ("headrace_parked_banks", 14),
+        ("headrace_parked_bytes", 15),
+    ):
+        assert value(metrics, name, model="small") == number
     read.clear()
     assert value(metrics, "headrace_engine_sequences_running", model="small") is None
 

@@ -50,6 +50,18 @@ class BankModel:
                 content = self._content(span.sequence, position)
                 self._contents.setdefault(bank, {})[position % self.bank_size] = content
 
+    def load(self, sequence: Sequence, kv: KVCache) -> None:
+        """Put into the sequence's next bank what it would have computed there."""
+        bank = sequence.banks[sequence.num_committed_banks]
+        assert bank not in {node.bank for node in kv.index}, "a shared bank was written"
+        start = sequence.num_computed_tokens
+        self.check(sequence, start)
+        content = self._content(sequence, start - 1) if start else -1
+        self._contents[bank] = {}
+        for offset in range(self.bank_size):
+            content = self._extend(content, sequence, start + offset)
+            self._contents[bank][offset] = content
+
     def check(self, sequence: Sequence, num_positions: int) -> None:
         """The first positions hold exactly what this sequence would have written."""
         content = -1

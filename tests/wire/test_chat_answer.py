@@ -165,7 +165,11 @@ def test_the_whole_answer_is_the_fold_of_the_stream(
         assert all(choice.pop("logprobs") == [] for choice in choices)
     assert choices == whole["choices"]
     assert chunks[-1]["usage"] == chunks[-2]["usage"] == whole["usage"]
-    assert chunks[-2]["x_groq"] == {"id": STAMP.request_id, "usage": whole["usage"]}
+    cached = whole["x_groq"].get("usage", {})
+    usage = {**whole["usage"], **cached}
+    assert chunks[-2]["x_groq"] == {"id": STAMP.request_id, "usage": usage}
+    num_cached = whole["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
+    assert sum(cached.values()) == num_cached
     assert sum("usage" in chunk for chunk in chunks) == 2
     assert sum("seed" in chunk.get("x_groq", {}) for chunk in chunks) == n
 

@@ -2,6 +2,7 @@ import groq._models
 import openai._models
 import pytest
 from groq.types import CompletionUsage
+from groq.types.chat.chat_completion import XGroqUsage
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import CompletionUsage as OpenAIUsage
@@ -9,7 +10,7 @@ from openai.types.responses import ResponseUsage
 
 from headrace.events import Finished, Timings, Usage
 from headrace.wire.json_bytes import compact
-from headrace.wire.usage import responses_usage, usage_object
+from headrace.wire.usage import cached_where, responses_usage, usage_object
 
 
 def end(usage: Usage, timings: Timings) -> Finished:
@@ -44,6 +45,16 @@ def test_details_where_they_are_not_nothing() -> None:
     assert list(said)[-2:] == ["total_time", "prompt_tokens_details"]
     assert said["prompt_tokens_details"] == {"cached_tokens": 4608}
     assert "completion_tokens_details" not in said
+
+
+def test_where_cached_tokens_came_from() -> None:
+    timings = Timings(0, 1, 0)
+    assert cached_where([[end(Usage(99, 0, 1), timings)]]) == {}
+    both = Usage(99, 96, 1, num_loaded_tokens=64)
+    sibling = Usage(99, 98, 1)
+    cached = cached_where([[end(sibling, timings), end(both, timings)], [end(both, timings)]])
+    assert cached == {"sram_cached_tokens": 64, "dram_cached_tokens": 128}
+    assert groq._models.validate_type(type_=XGroqUsage, value=cached).dram_cached_tokens == 128
 
 
 def test_whole_seconds_have_no_decimal_point() -> None:

@@ -26,6 +26,8 @@ from headrace.engine.loop import EngineLoop, EngineStats
 from headrace.engine.mailbox import Inbox, LoopReader, Submission, ThreadReader
 from headrace.engine.memory import free_memory, num_pool_banks
 from headrace.engine.outbox import BeforePublish
+from headrace.engine.parking.away import Run, Work
+from headrace.engine.parking.parking import Parking, ParkingConfig, own_thread
 from headrace.engine.past import Past
 from headrace.engine.profile import StepProfile
 from headrace.engine.progress import Progress
@@ -57,6 +59,8 @@ class EngineConfig:
     """Size of the KV pool; None: enough for `max_running` whole contexts, but at most a quarter of
     the memory that is free for this process."""
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    parking: ParkingConfig | None = None
+    """Where the banks of conversations are kept on disk, for after a restart; None: nowhere."""
 
     def __post_init__(self) -> None:
         if not self.max_queue_s > 0:
@@ -112,10 +116,12 @@ class Engine:
         *,
         clock: Callable[[], float] = time.perf_counter,
         start: Callable[[EngineLoop], Join] = in_thread,
+        start_files: Callable[[], tuple[Run, Work]] = own_thread,
     ) -> None:
         """Takes over `model`, which nobody else may use from now on, and closes it in the end.
 
-        `clock` tells seconds; `start` says how the loop runs. Raises `ModelError` where the KV pool
+        `clock` tells seconds; `start` says how the loop runs, `start_files` how files are written
+        and read. Raises `ModelError` where the KV pool
         does not fit into memory.
         """
         config = config or EngineConfig()
@@ -140,8 +146,12 @@ class Engine:
         )
         self._max_running = num_sequences
         self._inbox = Inbox(Admission(config.max_pending, config.max_queue_s))
-        scheduler = Scheduler(config.scheduler, kv, CostModel(rates))
-        self._loop = EngineLoop(model, scheduler, tokenizer, self._inbox, clock)
+        cost = CostModel(rates)
+        parking = Parking(
+            config.parking, model, kv, cost, post=self._inbox.call, clock=clock, start=start_files
+        )
+        scheduler = Scheduler(config.scheduler, kv, cost, parking.find)
+        self._loop = EngineLoop(model, scheduler, tokenizer, self._inbox, clock, parking)
         # Runs once: on close, when the engine is dropped, or when the process ends.
         self._shut = weakref.finalize(self, _shut, self._inbox, start(self._loop))
 

@@ -53,6 +53,8 @@ class KVCache:
         self._free = list(range(num_banks - 1, -1, -1))
         self._num_ever_used = 0
         self._num_cached = 0
+        self.num_evicted = 0
+        """Banks that were cached and had to make room for others."""
 
     @property
     def capacity(self) -> int:
@@ -256,4 +258,5 @@ class KVCache:
                 self._num_ever_used = bank + 1
             return bank
         self._num_cached -= 1
+        self.num_evicted += 1
         return self.index.evict()

@@ -16,6 +16,7 @@ from itertools import count
 
 from headrace.engine.language import Tokenizer
 from headrace.engine.mailbox import (
+    Call,
     Cancel,
     Command,
     Forget,
@@ -25,6 +26,7 @@ from headrace.engine.mailbox import (
     Submit,
 )
 from headrace.engine.outbox import BeforePublish, Outbox
+from headrace.engine.parking.parking import Parking, ParkingStats
 from headrace.engine.past import Ended, Said
 from headrace.engine.pins import TurnEnd
 from headrace.engine.profile import StepProfile, Stopwatch
@@ -62,6 +64,11 @@ class EngineStats:
     num_free_banks: int
     num_cached_banks: int
     num_held_banks: int
+    num_pinned_banks: int
+    """Cached or held, and kept for a conversation."""
+    num_evicted_banks: int
+    """Since the engine began: cached once, and given away for others."""
+    parking: ParkingStats
 
 
 class EngineLoop:
@@ -74,6 +81,7 @@ class EngineLoop:
         tokenizer: Tokenizer,
         inbox: Inbox,
         clock: Callable[[], float],
+        parking: Parking,
     ) -> None:
         """`clock` tells seconds; submissions carry moments of the same clock."""
         self._model = model
@@ -81,6 +89,7 @@ class EngineLoop:
         self._tokenizer = tokenizer
         self._inbox = inbox
         self._clock = clock
+        self._parking = parking
         self._outbox = Outbox()
         self._watch = Stopwatch()
         self._departures = Departures()
@@ -96,6 +105,8 @@ class EngineLoop:
         self._num_still = 0
         self._num_warm = 0
         """Banks whose memory is in place."""
+        self._waits_for_banks = False
+        """All that is left to do needs banks that are being read from disk."""
 
     def run(self) -> None:
         """Step until the inbox is closed; sleep while there is nothing to do."""
@@ -103,6 +114,8 @@ class EngineLoop:
             while True:
                 if not self._scheduler.has_work:
                     self._warm_up()
+                    self._inbox.wait(self._parking.pause_s(self._clock()))
+                elif self._waits_for_banks:
                     self._inbox.wait()
                 if self._inbox.is_closed:
                     break
@@ -117,7 +130,7 @@ class EngineLoop:
         """One step, for all sequences together."""
         self._watch.begin()
         self._obey(self._inbox.drain())
-        self._scheduler.kv.pins.drop_ended(self._clock())
+        self._keep_banks()
         plan = self._scheduler.plan()
         self._announce(plan)
         self._watch.lap("plan")
@@ -127,6 +140,14 @@ class EngineLoop:
         if self._prefills:
             self._end_prefills()
         self._publish()
+
+    def _keep_banks(self) -> None:
+        """Let go what was kept for long, and move some banks to disk and back."""
+        now, scheduler = self._clock(), self._scheduler
+        scheduler.kv.pins.drop_ended(now)
+        is_busy = scheduler.num_running > self._parking.num_loading
+        for sequence in self._parking.step(scheduler, now, is_busy=is_busy):
+            self._start(self._voices[sequence.id])
 
     def _warm_up(self) -> None:
         """Nobody waits now: have memory in place for the banks that will be used next."""
@@ -139,7 +160,8 @@ class EngineLoop:
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work or self._inbox.has_commands
+        has_banks = self._parking.is_due(self._clock())
+        return has_banks or self._scheduler.has_work or self._inbox.has_commands
 
     def stats(self) -> EngineStats:
         """Any thread: how busy the engine is."""
@@ -152,6 +174,9 @@ class EngineLoop:
             num_free_banks=kv.num_free,
             num_cached_banks=kv.num_cached,
             num_held_banks=kv.num_held,
+            num_pinned_banks=kv.pins.num_banks,
+            num_evicted_banks=kv.num_evicted,
+            parking=self._parking.stats(),
         )
 
     def progress(self, submission: Submission) -> Progress:
@@ -195,6 +220,7 @@ class EngineLoop:
         self._jobs.clear()
         try:
             self._outbox.flush()
+            self._parking.close()
         finally:
             self._model.close()
 
@@ -217,15 +243,18 @@ class EngineLoop:
                     self._open(submission)
                 case Cancel(submission):
                     self._cancel(submission.reader)
-                case Forget(tenant, conversation, is_done):
-                    self._forget_conversation(tenant, conversation)
-                    is_done.set_result(None)
+                case Forget():
+                    self._forget_conversation(command)
+                case Call(work):
+                    work()
 
-    def _forget_conversation(self, tenant: str, conversation: str) -> None:
+    def _forget_conversation(self, command: Forget) -> None:
+        tenant, conversation = command.tenant, command.conversation
         for voice in self._voices.values():
             if voice.conversation == conversation and voice.sequence.tenant == tenant:
                 voice.conversation = None
         self._scheduler.kv.forget(tenant, conversation)
+        self._parking.forget((tenant, conversation), command.is_done)
 
     def _open(self, submission: Submission) -> None:
         """Let each choice grow a sequence; one that cannot begin fails alone."""
@@ -303,16 +332,26 @@ class EngineLoop:
     def _announce(self, plan: Plan) -> None:
         if plan.preempted:
             self._watch.count_preemptions(len(plan.preempted))
+            for sequence in plan.preempted:
+                self._parking.drop(sequence)
+        for load in plan.loads:
+            self._parking.load(*load)
         for sequence in plan.admitted:
             voice = self._voices[sequence.id]
-            started = voice.start(self._clock())
+            voice.admit(self._clock())
             self._dequeue(voice.submission)
             self._departures.note(self._clock(), len(self._queued))
-            if started is not None:
-                self._post(voice.submission, started)
+            if not sequence.num_loading_banks:
+                self._start(voice)
+
+    def _start(self, voice: Voice) -> None:
+        started = voice.start(self._clock())
+        if started is not None:
+            self._post(voice.submission, started)
 
     def _compute(self, plan: Plan) -> bool:
         """Run the model; False when there is nothing to sample from."""
+        self._waits_for_banks = False
         if not plan.spans:
             self._notice_standstill(plan)
             return False
@@ -333,7 +372,10 @@ class EngineLoop:
 
     def _notice_standstill(self, plan: Plan) -> None:
         """Work that no plan ever takes up would let its readers wait for ever."""
-        is_still = self._scheduler.has_work and not (plan.preempted or plan.admitted)
+        is_loading = self._parking.num_loading > 0
+        self._waits_for_banks = is_loading and not self._parking.has_arrived
+        has_gone_on = plan.preempted or plan.admitted or is_loading
+        is_still = self._scheduler.has_work and not has_gone_on
         self._num_still = self._num_still + 1 if is_still else 0
         if self._num_still > _PATIENCE:
             raise RuntimeError("the scheduler has work and plans none of it")
@@ -408,8 +450,12 @@ class EngineLoop:
         # Off the list first: should the rest fail, the burial has no second end for this choice.
         del self._voices[voice.sequence.id]
         self._prefills.discard(voice)
+        leaf = voice.sequence.prefix
         try:
+            self._parking.drop(voice.sequence)
             self._scheduler.cancel(voice.sequence, turn)
+            if turn is not None and turn.is_good:
+                self._parking.turn_ended((voice.sequence.tenant, turn.conversation), leaf)
             voices = self._jobs[voice.submission.reader]
             voices.remove(voice)
             if not voices:

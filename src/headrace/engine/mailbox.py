@@ -11,7 +11,7 @@ it gets bigger deltas, never a blocked engine.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -156,7 +156,14 @@ class Forget:
     is_done: Future[None]
 
 
-Command: TypeAlias = Submit | Cancel | Forget
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Do this on the engine thread. It must not fail."""
+
+    work: Callable[[], None]
+
+
+Command: TypeAlias = Submit | Cancel | Forget | Call
 
 
 class Inbox:
@@ -213,6 +220,7 @@ class Inbox:
         """Any thread; done, on the engine thread, when nothing is left. `EngineClosed` is its
         exception where the engine has ended first."""
         is_done: Future[None] = Future()
+        is_done.set_running_or_notify_cancel()  # who stops waiting for it does not stop it
         with self._changed:
             if self._closed_because is None:
                 self._commands.append(Forget(tenant, conversation, is_done))
@@ -220,6 +228,12 @@ class Inbox:
                 return is_done
         is_done.set_exception(EngineClosed(self._closed_because))
         return is_done
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Any thread: have the engine thread do something small, unless it ends first."""
+        with self._changed:
+            self._commands.append(Call(work))
+            self._changed.notify()
 
     def close(self, because: str) -> None:
         """Any thread: take no more submissions and wake the engine thread. The first reason given
@@ -240,11 +254,14 @@ class Inbox:
             commands, self._commands = self._commands, []
         return commands
 
-    def wait(self) -> None:
-        """Engine thread: sleep, without using the processor, until there is a reason to wake."""
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Engine thread: sleep, without using the processor, until there is a reason to wake, or
+        so long."""
         with self._changed:
-            while not self._commands and self._closed_because is None:
-                self._changed.wait()
+            self._changed.wait_for(self._has_reason, timeout_s)
+
+    def _has_reason(self) -> bool:
+        return bool(self._commands) or self._closed_because is not None
 
     def began(self, submission: Submission) -> None:
         """Engine thread: a step computes for a submission, or none ever will. Once for each."""

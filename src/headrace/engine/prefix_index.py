@@ -16,7 +16,7 @@ address.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 
@@ -164,10 +164,22 @@ class PrefixIndex:
         for step in reversed(missing):
             above = step.parent._digest if step.parent is not None else None
             seed = above if above is not None else self._root_digest(step.tenant)
-            step._digest = blake2b(seed + step.tokens, digest_size=32).digest()
+            step._digest = _next_digest(seed, step.tokens)
         digest = node._digest
         assert digest is not None
         return digest
+
+    def digests(self, node: Node | None, tenant: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """What `digest` will say of banks that are not there yet: those that go on from `node`, or
+        from nothing, with each of `blocks` in turn."""
+        digest = self.digest(node) if node is not None else self._root_digest(tenant)
+        for tokens in blocks:
+            digest = _next_digest(digest, tokens)
+            yield digest
+
+    def has(self, node: Node) -> bool:
+        """Whether the node is here still, and was not evicted."""
+        return self.find(node.parent, node.tenant, node.tokens) is node
 
     def _siblings(self, node: Node) -> dict[bytes, Node]:
         if node.parent is not None:
@@ -178,3 +190,7 @@ class PrefixIndex:
         # The length keeps ("ab", "c") apart from ("a", "bc").
         identity = self._identity.encode()
         return blake2b(b"%d:%b%b" % (len(identity), identity, tenant.encode())).digest()
+
+
+def _next_digest(before: bytes, tokens: bytes) -> bytes:
+    return blake2b(before + tokens, digest_size=32).digest()

@@ -15,9 +15,9 @@ never passed over for want of banks, so each becomes the eldest in time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from headrace.engine.cost import CostModel
 from headrace.engine.kv_cache import BankCopy, BankKey, KVCache
@@ -69,6 +69,17 @@ class PlannedSpan(NamedTuple):
     num_logits: int
 
 
+class PlannedLoad(NamedTuple):
+    """A sequence's next banks, which are on disk."""
+
+    sequence: Sequence
+    names: tuple[bytes, ...]
+
+
+FindParked: TypeAlias = Callable[[Sequence], tuple[bytes, ...]]
+"""The names of a sequence's next banks, where reading them is quicker than computing them."""
+
+
 class Plan(NamedTuple):
     """What to do in one step, and what was decided on the way."""
 
@@ -76,6 +87,8 @@ class Plan(NamedTuple):
     preempted: tuple[Sequence, ...]
     """Lost their banks and wait again; they go on later, as if nothing had happened."""
     admitted: tuple[Sequence, ...]
+    loads: tuple[PlannedLoad, ...] = ()
+    """Of sequences just admitted: each has a place for these banks, and waits for them."""
 
     @property
     def num_tokens(self) -> int:
@@ -91,18 +104,26 @@ class _Draft:
     """Running sequences that have more to compute than one token and its drafts."""
     preempted: list[Sequence] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
+    loads: list[PlannedLoad] = field(default_factory=list)
     num_drafts: int = 0
     coming: set[BankKey | None] = field(default_factory=set)
-    """Banks that this step computes; nobody else should."""
+    """Banks that this step computes, or that are being read; nobody else should."""
 
 
 class Scheduler:
     """Decides; never computes. `plan`, run the model, `complete`, and again."""
 
-    def __init__(self, config: SchedulerConfig, kv: KVCache, cost: CostModel) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        kv: KVCache,
+        cost: CostModel,
+        find_parked: FindParked = lambda sequence: (),
+    ) -> None:
         self.config = config
         self.kv = kv
         self.cost = cost
+        self._find_parked = find_parked
         self._running: dict[int, Sequence] = {}
         self._line = WaitingLine()
 
@@ -152,6 +173,7 @@ class Scheduler:
 
     def finish(self, sequence: Sequence, turn: TurnEnd | None = None) -> None:
         """End a sequence. Where it was a turn of a conversation, that keeps its full banks."""
+        sequence.num_loading_banks = 0
         if sequence.state is _RUNNING:
             if turn is not None:
                 self.kv.end_turn(sequence, turn)
@@ -171,7 +193,9 @@ class Scheduler:
         self._go_on(draft)
         if draft.behind or self._may_admit(draft):
             self._catch_up(draft)
-        return Plan(tuple(draft.spans), tuple(draft.preempted), tuple(draft.admitted))
+        return Plan(
+            tuple(draft.spans), tuple(draft.preempted), tuple(draft.admitted), tuple(draft.loads)
+        )
 
     def complete(self, plan: Plan) -> None:
         """Note that the model has computed `plan`, whose sequences have got no token since. Those
@@ -184,6 +208,19 @@ class Scheduler:
                 if end >= (sequence.num_committed_banks + 1) * bank_size:
                     self.kv.commit(sequence)
 
+    def loaded_bank(self, sequence: Sequence) -> None:
+        """Note that the next of the banks that a sequence waits for is in its place."""
+        sequence.num_loading_banks -= 1
+        sequence.num_computed_tokens += self.kv.bank_size
+        self.kv.commit(sequence)
+        if not sequence.num_preemptions:
+            sequence.num_loaded_tokens += self.kv.bank_size
+        self._note_cached(sequence, self.kv.bank_size)
+
+    def end_load(self, sequence: Sequence) -> None:
+        """Let a sequence compute the rest of what it waits for."""
+        sequence.num_loading_banks = 0
+
     def _go_on(self, draft: _Draft) -> None:
         """Give every stream its token, and every running sequence banks for all its tokens."""
         bank_size = self.kv.bank_size
@@ -191,6 +228,9 @@ class Scheduler:
         for sequence in tuple(self._running.values()):
             if sequence.state is not _RUNNING:
                 continue  # preempted a moment ago
+            if sequence.num_loading_banks:
+                draft.coming.add(self.kv.next_key(sequence))
+                continue
             if len(sequence.tokens) > len(sequence.banks) * bank_size and not self._make_room(
                 sequence, draft
             ):
@@ -245,7 +285,7 @@ class Scheduler:
             if first is not None and (nearest is None or first[0] < self._turn(nearest)):
                 # When it must wait, those after it wait as well, or it would wait for ever.
                 may_admit = self._admit(first[1], draft)
-                if may_admit:
+                if may_admit and not first[1].num_loading_banks:
                     yield first[1]
             elif nearest is not None:
                 draft.behind.remove(nearest)
@@ -283,7 +323,16 @@ class Scheduler:
         self.kv.reserve(sequence, sequence.num_uncomputed_tokens)
         self._run(sequence)
         draft.admitted.append(sequence)
+        self._fetch(sequence, draft)
         return True
+
+    def _fetch(self, sequence: Sequence, draft: _Draft) -> None:
+        """Have what is on disk read, before anything is computed."""
+        names = self._find_parked(sequence)
+        sequence.num_loading_banks = len(names)
+        if names:
+            draft.loads.append(PlannedLoad(sequence, names))
+            draft.coming.add(self.kv.next_key(sequence))
 
     def _attach(self, sequence: Sequence) -> None:
         self._note_cached(sequence, self.kv.match(sequence))
@@ -328,6 +377,7 @@ class Scheduler:
 
     def _preempt(self, victim: Sequence, draft: _Draft) -> None:
         victim.settle(0)
+        victim.num_loading_banks = 0
         self.kv.release(victim)
         del self._running[victim.id]
         victim.become(State.WAITING)

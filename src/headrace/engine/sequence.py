@@ -53,6 +53,8 @@ class Sequence:
         "num_committed_banks",
         "num_computed_tokens",
         "num_drafts",
+        "num_loaded_tokens",
+        "num_loading_banks",
         "num_preemptions",
         "num_prompt_tokens",
         "prefix",
@@ -90,6 +92,10 @@ class Sequence:
         # The scheduler's notes.
         self.num_cached_tokens = 0
         """Prompt tokens that came from the cache and were not computed for this sequence."""
+        self.num_loaded_tokens = 0
+        """Those of them that came from disk."""
+        self.num_loading_banks = 0
+        """Its next banks that are being read from disk; until then nothing of it is computed."""
         self.num_preemptions = 0
         self.arrival = 0
         """Order of arrival; lower is older."""

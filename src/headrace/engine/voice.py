@@ -38,6 +38,7 @@ class Voice:
     __slots__ = (
         "_end_ids",
         "_first_token_at",
+        "_has_started",
         "_logprobs",
         "_num_given_said",
         "_num_said",
@@ -77,13 +78,21 @@ class Voice:
         self._unsaid_text = ""
         self._logprobs: list[TokenLogprob] | None = [] if submission.request.logprobs else None
         self._started_at: float | None = None
+        self._has_started = False
         self._first_token_at: float | None = None
+
+    def admit(self, now: float) -> None:
+        """The sequence has its place. Its prompt's time begins, though banks may have to be read
+        before it is computed."""
+        if self._started_at is None:
+            self._started_at = now
 
     def start(self, now: float) -> Started | None:
         """The sequence is about to be computed; None when it goes on after a preemption."""
-        if self._started_at is not None:
+        self.admit(now)
+        if self._has_started:
             return None
-        self._started_at = now
+        self._has_started = True
         return Started(
             self.submission.request_id,
             self.choice,
@@ -198,6 +207,7 @@ class Voice:
             sequence.num_prompt_tokens + num_given,
             sequence.num_cached_tokens,
             sequence.num_generated_tokens - num_given,
+            num_loaded_tokens=sequence.num_loaded_tokens,
         )
 
     def _timings(self, now: float) -> Timings:

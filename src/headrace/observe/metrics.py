@@ -52,6 +52,21 @@ E2E_EDGES_S = (
 LIMITS = ("RPM", "RPD", "TPM", "TPD")
 
 
+class ParkingFigures(Protocol):
+    """Banks on disk: what `headrace.engine.parking.parking.ParkingStats` says."""
+
+    @property
+    def num_parked(self) -> int: ...
+    @property
+    def num_loaded(self) -> int: ...
+    @property
+    def num_deleted(self) -> int: ...
+    @property
+    def num_on_disk(self) -> int: ...
+    @property
+    def num_disk_bytes(self) -> int: ...
+
+
 class EngineFigures(Protocol):
     """How busy an engine is: what `headrace.engine.loop.EngineStats` says."""
 
@@ -67,6 +82,12 @@ class EngineFigures(Protocol):
     def num_cached_banks(self) -> int: ...
     @property
     def num_held_banks(self) -> int: ...
+    @property
+    def num_pinned_banks(self) -> int: ...
+    @property
+    def num_evicted_banks(self) -> int: ...
+    @property
+    def parking(self) -> ParkingFigures: ...
 
 
 ReadEngines: TypeAlias = Callable[[], Mapping[str, EngineFigures]]
@@ -209,10 +230,9 @@ class Metrics:
             _log.exception("the engines' figures cannot be read")
             engines = {}
         for name, about, read in _GAUGES:
-            family = GaugeMetricFamily(name, about, labels=["model"])
-            for model, figures in engines.items():
-                family.add_metric((model,), read(figures))
-            yield family
+            yield _by_model(GaugeMetricFamily(name, about, labels=["model"]), engines, read)
+        for name, about, read in _COUNTERS:
+            yield _by_model(CounterMetricFamily(name, about, labels=["model"]), engines, read)
         banks = GaugeMetricFamily(
             "headrace_engine_banks", "KV banks by state.", labels=["model", "state"]
         )
@@ -238,7 +258,55 @@ _GAUGES: tuple[tuple[str, str, Callable[[EngineFigures], int]], ...] = (
         "Sequences that wait for their first step.",
         lambda figures: figures.num_waiting,
     ),
+    (
+        "headrace_engine_banks_pinned",
+        "KV banks, cached or held, that are kept for conversations.",
+        lambda figures: figures.num_pinned_banks,
+    ),
+    (
+        "headrace_parked_banks",
+        "KV banks on disk, of all models that share the folder.",
+        lambda figures: figures.parking.num_on_disk,
+    ),
+    (
+        "headrace_parked_bytes",
+        "What they take on disk.",
+        lambda figures: figures.parking.num_disk_bytes,
+    ),
 )
+
+_COUNTERS: tuple[tuple[str, str, Callable[[EngineFigures], int]], ...] = (
+    (
+        "headrace_engine_banks_evicted",
+        "KV banks that were cached and had to make room for others.",
+        lambda figures: figures.num_evicted_banks,
+    ),
+    (
+        "headrace_banks_parked",
+        "KV banks written to disk.",
+        lambda figures: figures.parking.num_parked,
+    ),
+    (
+        "headrace_banks_loaded",
+        "KV banks read from disk instead of being computed.",
+        lambda figures: figures.parking.num_loaded,
+    ),
+    (
+        "headrace_parked_banks_deleted",
+        "KV banks deleted from disk to make room for others.",
+        lambda figures: figures.parking.num_deleted,
+    ),
+)
+
+
+def _by_model(
+    family: GaugeMetricFamily | CounterMetricFamily,
+    engines: Mapping[str, EngineFigures],
+    read: Callable[[EngineFigures], int],
+) -> Metric:
+    for model, figures in engines.items():
+        family.add_metric((model,), read(figures))
+    return family
 
 
 class _Counted:
@@ -257,6 +325,11 @@ class _Counted:
         self.cached_tokens = Counts(
             "headrace_cached_prompt_tokens",
             "Prompt tokens that were not computed, because their banks were still there.",
+            ("model",),
+        )
+        self.loaded_tokens = Counts(
+            "headrace_loaded_prompt_tokens",
+            "Cached prompt tokens whose banks came from disk.",
             ("model",),
         )
         self.completion_tokens = Counts(
@@ -313,6 +386,7 @@ class _Counted:
     def _tokens(self, fact: RequestEnded, model: Labels) -> None:
         self.prompt_tokens.add(model, fact.num_prompt_tokens)
         self.cached_tokens.add(model, fact.num_cached_tokens)
+        self.loaded_tokens.add(model, fact.num_loaded_tokens)
         self.completion_tokens.add(model, fact.num_completion_tokens)
 
     def _times(self, fact: RequestEnded, model: Labels, ttft_s: float) -> None:

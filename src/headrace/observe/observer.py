@@ -38,6 +38,8 @@ class RequestEnded:
     finish_reasons: tuple[str, ...] = ()
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
+    num_loaded_tokens: int = 0
+    """Cached ones whose banks came from disk."""
     num_completion_tokens: int = 0
     queued_s: float = 0.0
     prefill_s: float = 0.0

@@ -82,6 +82,7 @@ class Exchange:
             finish_reasons=tuple(tally.reasons) if tally else (),
             num_prompt_tokens=usage.num_prompt_tokens,
             num_cached_tokens=usage.num_cached_tokens,
+            num_loaded_tokens=usage.num_loaded_tokens,
             num_completion_tokens=usage.num_completion_tokens,
             queued_s=max((t.queued_s for t in timings), default=0.0),
             prefill_s=max((t.prefill_s for t in timings), default=0.0),

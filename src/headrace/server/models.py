@@ -9,14 +9,16 @@ known from the start; a model that is still loading is refused with `ModelLoadin
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from headrace.engine.engine import Engine, EngineConfig
 from headrace.engine.memory import MAX_SHARE, free_memory
+from headrace.engine.parking.parking import ParkingConfig
 from headrace.engine.scheduler import SchedulerConfig
 from headrace.errors import (
     EngineClosed,
@@ -27,10 +29,11 @@ from headrace.errors import (
 )
 from headrace.model import catalogue
 from headrace.model.sources import spec as sources
-from headrace.settings import DEFAULT_ALIAS, ServerSettings
-from headrace.wire.ids import fingerprint
+from headrace.settings import DEFAULT_ALIAS, ServerSettings, home
 from headrace.wire.model_cards import ModelCard
 
+BANKS_FOLDER = "banks"
+"""In the data folder."""
 CATCH_ALL = "*"
 FAKE_MODEL = "fake"
 OWNER = "headrace"
@@ -51,10 +54,14 @@ class ServedModel:
     context_window: int
     """The most tokens of one prompt and its answer."""
     max_completion_tokens: int
-    fingerprint: str
-    """`fp_…`: the same wherever equal seeds give equal answers."""
     style: Any = None
     """How its answers are read, as whoever made the registry wants it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """`fp_…`: the same wherever equal seeds give equal answers."""
+        digest = hashlib.sha256(self.engine.spec.identity.encode()).hexdigest()
+        return f"fp_{digest[:10]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +244,6 @@ def _served_model(model_id: str, engine: Engine, style_of: StyleOf) -> ServedMod
         owned_by=OWNER,
         context_window=engine.context_length,
         max_completion_tokens=engine.context_length,
-        fingerprint=fingerprint(engine.spec.identity),
         style=style_of(engine),
     )
 
@@ -262,10 +268,13 @@ def engine_opener(settings: ServerSettings, num_models: int) -> OpenEngine:
     if settings.engine == "fake":
         return _fake_opener(settings)
     threads = threads_each(settings.threads, num_models)
+    max_bytes = settings.bank_disk_bytes
+    parking = ParkingConfig(home() / BANKS_FOLDER, max_bytes) if max_bytes else None
 
     def open_native(named: str, config: EngineConfig) -> Engine:
         from headrace.engine.loading import open_model
 
+        config = replace(config, parking=parking)
         opened = open_model(named, threads=threads)
         return Engine(opened.model, opened.tokenizer, opened.template, config)
 

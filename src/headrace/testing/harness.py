@@ -44,6 +44,7 @@ class ManualEngine(Engine):
             config,
             clock=self.clock,
             start=lambda loop: loop.bury,
+            start_files=lambda: (lambda work: work(), lambda: None),
         )
 
     def step(self) -> None:

@@ -65,8 +65,15 @@ def x_groq_first(stamp: Stamp, seed: int) -> dict[str, JSON]:
     return {"id": stamp.request_id, "seed": seed}
 
 
-def x_groq_last(stamp: Stamp, usage: JSON) -> dict[str, JSON]:
-    return {"id": stamp.request_id, "usage": usage}
+def x_groq_last(stamp: Stamp, usage: dict[str, JSON], cached: dict[str, JSON]) -> dict[str, JSON]:
+    """`cached` says where cached tokens came from; empty where there were none."""
+    return {"id": stamp.request_id, "usage": {**usage, **cached}}
+
+
+def x_groq_whole(stamp: Stamp, seed: int, cached: dict[str, JSON]) -> dict[str, JSON]:
+    """Of an answer that is not streamed; `cached` as for `x_groq_last`."""
+    said = x_groq_first(stamp, seed)
+    return {**said, "usage": cached} if cached else said
 
 
 def _token_logprob(token: int, logprob: float, spelling: Spelling) -> dict[str, JSON]:

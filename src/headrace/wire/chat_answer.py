@@ -18,12 +18,13 @@ from headrace.wire.answer_parts import (
     tool_call_object,
     x_groq_first,
     x_groq_last,
+    x_groq_whole,
 )
 from headrace.wire.ask import JSON, Stamp
 from headrace.wire.error_body import error_frame
 from headrace.wire.json_bytes import body, compact, quoted
 from headrace.wire.sse import DONE
-from headrace.wire.usage import Ends, usage_object
+from headrace.wire.usage import Ends, cached_where, usage_object
 
 _AFTER_TEXT = b'},"logprobs":null,"finish_reason":null}]}\n\n'
 
@@ -110,7 +111,8 @@ class ChatStream:
             return start + b"}]}\n\n"
         self.is_ended = True
         usage = self._ends.usage_object()
-        tail = compact({"x_groq": x_groq_last(self._stamp, usage), "usage": usage})[1:]
+        x_groq = x_groq_last(self._stamp, usage, self._ends.cached_where())
+        tail = compact({"x_groq": x_groq, "usage": usage})[1:]
         return start + b"}]," + tail + b"\n\n" + self._usage_chunk(usage) + DONE
 
     def _usage_chunk(self, usage: JSON) -> bytes:
@@ -134,7 +136,7 @@ def chat_answer(
             "usage": usage_object([choices]),
             "usage_breakdown": None,
             "system_fingerprint": stamp.fingerprint,
-            "x_groq": x_groq_first(stamp, seed),
+            "x_groq": x_groq_whole(stamp, seed, cached_where([choices])),
             "service_tier": stamp.service_tier,
         }
     )

@@ -22,12 +22,18 @@ from headrace.events import (
     TokenLogprob,
     ToolCall,
 )
-from headrace.wire.answer_parts import Spelling, finite, spoken, x_groq_first, x_groq_last
+from headrace.wire.answer_parts import (
+    Spelling,
+    finite,
+    spoken,
+    x_groq_last,
+    x_groq_whole,
+)
 from headrace.wire.ask import JSON, Stamp
 from headrace.wire.error_body import error_frame
 from headrace.wire.json_bytes import body, compact, quoted
 from headrace.wire.sse import DONE
-from headrace.wire.usage import Ends, usage_object
+from headrace.wire.usage import Ends, cached_where, usage_object
 
 _AFTER_TEXT = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
@@ -93,7 +99,8 @@ class CompletionStream:
             return start + b"}]}\n\n"
         self.is_ended = True
         usage = self._ends.usage_object()
-        tail = compact({"usage": usage, "x_groq": x_groq_last(self._stamp, usage)})[1:]
+        x_groq = x_groq_last(self._stamp, usage, self._ends.cached_where())
+        tail = compact({"usage": usage, "x_groq": x_groq})[1:]
         return start + b"}]," + tail + b"\n\n" + self._usage_chunk(usage) + DONE
 
     def _usage_chunk(self, usage: JSON) -> bytes:
@@ -116,7 +123,7 @@ def completion_answer(
             **_head(stamp),
             "choices": [_choice(index, choice, spelling) for index, choice in enumerate(choices)],
             "usage": usage_object(prompts),
-            "x_groq": x_groq_first(stamp, seed),
+            "x_groq": x_groq_whole(stamp, seed, cached_where(prompts)),
         }
     )
 

@@ -51,6 +51,17 @@ def usage_object(prompts: Sequence[Sequence[Ended]]) -> dict[str, JSON]:
     return said
 
 
+def cached_where(prompts: Sequence[Sequence[Ended]]) -> dict[str, JSON]:
+    """Where cached prompt tokens came from, in Groq's words: `sram` is memory here, `dram` is disk.
+    Empty where there were none."""
+    tokens = [_tokens(choices) for choices in prompts]
+    num_cached = sum(usage.num_cached_tokens for usage in tokens)
+    num_loaded = sum(usage.num_loaded_tokens for usage in tokens)
+    if not num_cached:
+        return {}
+    return {"sram_cached_tokens": num_cached - num_loaded, "dram_cached_tokens": num_loaded}
+
+
 def responses_usage(end: Ended) -> dict[str, JSON]:
     """The `usage` of `/responses`, which has other names, no times, and always its details."""
     usage = end.usage
@@ -85,22 +96,29 @@ class Ends:
 
     def usage_object(self) -> dict[str, JSON]:
         """Call it when all have ended."""
+        return usage_object(self._by_prompt())
+
+    def cached_where(self) -> dict[str, JSON]:
+        """Call it when all have ended."""
+        return cached_where(self._by_prompt())
+
+    def _by_prompt(self) -> list[list[Ended]]:
         each = self._num_choices_each
-        return usage_object(
-            [
-                [self._ends[prompt * each + choice] for choice in range(each)]
-                for prompt in range(self._num_prompts)
-            ]
-        )
+        return [
+            [self._ends[prompt * each + choice] for choice in range(each)]
+            for prompt in range(self._num_prompts)
+        ]
 
 
 def _tokens(choices: Sequence[Ended]) -> Usage:
     """Of one prompt. What a choice found that its sibling had computed was not there before."""
     usages = [end.usage for end in choices]
+    first = min(usages, key=lambda usage: usage.num_cached_tokens, default=Usage(0, 0, 0))
     return Usage(
         max((usage.num_prompt_tokens for usage in usages), default=0),
-        min((usage.num_cached_tokens for usage in usages), default=0),
+        first.num_cached_tokens,
         sum(usage.num_completion_tokens for usage in usages),
+        num_loaded_tokens=first.num_loaded_tokens,
     )
 
 
