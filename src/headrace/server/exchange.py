@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from array import array
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -54,13 +54,19 @@ class Exchange:
     has_left: bool = False
     """The client went away first."""
     pump: Pump | None = None
-    is_kept: bool = False
-    """What answers may go on after the last byte; the fact is told when that is over, too."""
     ended_at: float | None = None
     """When the last byte was sent, or the client had gone."""
 
+    def when_counted(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when it is known what the answer cost: a generation may go on after its last
+        reader, by a step where it was cut, to its end where it is kept."""
+        if self.pump is None:
+            tell()
+        else:
+            self.pump.when_over(tell)
+
     def fact(self) -> RequestEnded:
-        """What there is to say in the end."""
+        """What there is to say when that is known."""
         tally = self.pump.tally if self.pump else None
         usage = self.pump.usage if self.pump else Usage(0, 0, 0)
         timings = tally.timings if tally else []
@@ -133,11 +139,7 @@ class Exchanges:
             if exchange.has_left or not is_whole:
                 exchange.status = LEFT
             exchange.ended_at = time.perf_counter()
-            if exchange.is_kept and exchange.pump is not None:
-                # Tokens are counted once, and all of them: when the last one has been said.
-                exchange.pump.when_over(lambda: self._tell(exchange))
-            else:
-                self._tell(exchange)
+            exchange.when_counted(lambda: self._tell(exchange))
 
     def _tell(self, exchange: Exchange) -> None:
         self._observer.observe(exchange.fact())

@@ -249,7 +249,6 @@ async def begin_kept(
         return durable.begin(name, header, question.num_choices)
 
     pump = await start(serving, exchange, form.asks, record)
-    exchange.is_kept = True
     served_by = exchange.served_by or ""
     return serving.keep(name, exchange.tenant, pump, told[0], served_by=served_by)
 

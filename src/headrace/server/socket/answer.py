@@ -81,14 +81,6 @@ class Answer:
         """It was not answered, and this is why."""
         self.exchange.status, self.exchange.error = error.status, error
 
-    def when_counted(self, tell: Callable[[], None]) -> None:
-        """Call `tell` when it is known what the answer cost: a stream that is kept goes on."""
-        exchange = self.exchange
-        if exchange.is_kept and exchange.pump is not None:
-            exchange.pump.when_over(tell)
-        else:
-            tell()
-
     async def _ask(self, question: Question) -> None:
         serving, exchange = self._serving, self.exchange
         form = ChatForm(question.body, serving.body_limits, serving.settings.strict)

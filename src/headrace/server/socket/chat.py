@@ -164,7 +164,7 @@ class ChatTalk:
             if exchange.has_left:
                 exchange.status = LEFT
             exchange.ended_at = time.perf_counter()
-            answer.when_counted(lambda: self._serving.observer.observe(exchange.fact()))
+            exchange.when_counted(lambda: self._serving.observer.observe(exchange.fact()))
 
     def _end_badly(self, answer: Answer, error: HeadraceError) -> None:
         answer.failed(error)
