@@ -110,6 +110,58 @@ def test_head_has_no_body(client: Client) -> None:
     assert client.read_answer() == (200, b'{"status":"ok"}\n')
 
 
+UPGRADE = b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+UPGRADE += b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+GET = b"GET /v1/chat/completions HTTP/1.1\r\n" + HOST
+
+
+H2C = b"connection: keep-alive, upgrade\r\nupgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize("wish", [UPGRADE, H2C], ids=["websocket", "h2c"])
+def test_a_wish_for_another_protocol_may_be_left_aside(client: Client, wish: bytes) -> None:
+    chunked = b"transfer-encoding: chunked\r\n"
+    for _ in range(2):  # the connection stays
+        client.socket.sendall(POST + LENGTH + wish + b"\r\n" + ASK)
+        assert streamed_text(client.read_answer()[1]) == TEXT
+        client.socket.sendall(POST + wish + chunked + b"\r\n%x\r\n" % len(ASK))
+        client.socket.sendall(ASK + b"\r\n0\r\n\r\n")
+        assert streamed_text(client.read_answer()[1]) == TEXT
+
+
+def test_a_wish_in_single_bytes_and_requests_behind_it(client: Client) -> None:
+    for byte in POST + H2C + LENGTH + b"\r\n" + ASK:
+        client.socket.sendall(bytes((byte,)))
+    assert streamed_text(client.read_answer()[1]) == TEXT
+    health = b"GET /health HTTP/1.1\r\n" + HOST
+    client.socket.sendall(health + H2C + b"\r\n" + health + b"\r\n")
+    for _ in range(2):
+        assert client.read_answer() == (200, b'{"status":"ok"}\n')
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (GET + UPGRADE + b"content-length: 5\r\n\r\nhello", 400),
+        (GET + UPGRADE + b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (GET + UPGRADE.replace(b"13", b"12") + b"\r\n", 400),
+        (GET + UPGRADE.replace(b"sec-websocket-key", b"x") + b"\r\n", 400),
+        (GET + UPGRADE + b"x: " + b"y" * 9000 + b"\r\n\r\n", 431),
+        (GET + UPGRADE + b"x: y\r\n" * 200 + b"\r\n", 431),
+    ],
+)
+def test_what_is_no_handshake_is_answered_and_closed(
+    client: Client, request_bytes: bytes, status: int
+) -> None:
+    client.socket.sendall(request_bytes)
+    assert everything(client).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_a_handshake_is_made(client: Client) -> None:
+    client.socket.sendall(GET + UPGRADE + b"\r\n")
+    assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

@@ -15,6 +15,7 @@ import pytest
 from headrace.engine.engine import EngineConfig
 from headrace.engine.scheduler import SchedulerConfig
 from headrace.observe.observer import RequestEnded
+from headrace.server.http import MAX_AHEAD
 from headrace.testing import FakeModel, ManualEngine
 from support.asgi import CHAT, COMPLETIONS, RESPONSES, engine_saying
 from support.bodies import chat_body
@@ -216,6 +217,30 @@ def test_requests_sent_ahead_wait_for_their_turn(door: LiveDoor) -> None:
     door.until(lambda: len(door.ended) == 3, stepping=True)
     for stream in (True, False, True):
         assert (b"[DONE]" in client.read_answer()[1]) == stream
+    door.assert_nothing_is_held()
+
+
+@pytest.mark.parametrize("num_ahead", [1, 3, 40])
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_who_leaves_with_requests_sent_ahead_leaves_all_of_them(
+    door: LiveDoor, num_ahead: int, at_once: bool, is_silent: bool
+) -> None:
+    """The one that is being answered hears of it, though others wait behind it."""
+    client = Client(door.port)
+    client.ask(COMPLETIONS, endless(stream=True))
+    door.until(lambda: door.num_pending == 1)
+    for _ in range(num_ahead):
+        client.ask(CHAT, chat_body(model="fake", stream=True))
+    if not is_silent:
+        door.step(3)
+        client.read_until(b"data: ")
+    client.leave(at_once=at_once)
+    # Of a client that sent very much ahead, it shows when something is written.
+    door.until(lambda: door.num_cancelled, stepping=num_ahead > MAX_AHEAD)
+    door.step()
+    door.until(lambda: door.serving.num_open == 0)
+    assert [fact.status for fact in door.ended] == [499]
     door.assert_nothing_is_held()
 
 

@@ -20,7 +20,8 @@ from headrace.engine.request import Request
 from headrace.errors import CannotListen
 from headrace.events import Delta
 from headrace.server import run
-from headrace.server.run import MAX_HEAD_BYTES, Runner, close_all, listen
+from headrace.server.http import MAX_HEAD_BYTES
+from headrace.server.run import Runner, close_all, listen
 from headrace.testing import scripted_engine
 
 TEXT = "A stream of words that goes on for a while, until it has said everything."

@@ -24,15 +24,11 @@ from typing import Any, Protocol, cast
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from headrace.errors import CannotListen, HeadraceError, InvalidRequest
-from headrace.server.express import EXTENSION
+from headrace.errors import CannotListen
+from headrace.server.http import HTTPConnection
 from headrace.server.socket.protocol import SocketProtocol
-from headrace.wire.error_body import error_body
 
-MAX_HEAD_BYTES = 65_536
-"""Of a request's line and headers, beside what one read of the socket brings."""
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 
@@ -199,77 +195,10 @@ class _Server(uvicorn.Server):
             await self.on_tick(0)
 
 
-class _Connection(HttpToolsProtocol):
-    """One connection, whose client must send each request within a time, and its head within a
-    size: uvicorn bounds neither."""
-
-    read_timeout_s = 30.0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._is_in_head = True
-        self._num_head_bytes = 0
-        self._late = self._timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._late.cancel()
-        # uvicorn leaves its timer running where a connection is reset, and with it all of this.
-        self._unset_keepalive_if_required()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        was_in_head = self._is_in_head
-        super().data_received(data)
-        if was_in_head and self._is_in_head:
-            self._num_head_bytes += len(data)
-            if self._num_head_bytes > MAX_HEAD_BYTES:
-                self._refuse(
-                    b"431 Request Header Fields Too Large",
-                    InvalidRequest(f"the request's headers are larger than {MAX_HEAD_BYTES} bytes"),
-                )
-
-    def on_message_begin(self) -> None:
-        self._is_in_head = True
-        self._late.cancel()
-        self._late = self._timer()
-        super().on_message_begin()
-        # The scope is a plain dict, and this is ours: the types know only what ASGI knows.
-        self.scope["extensions"] = {EXTENSION: self.transport}  # type: ignore[dict-item]
-
-    def handle_websocket_upgrade(self) -> None:
-        self._late.cancel()  # from here on the connection is `SocketProtocol`'s
-        super().handle_websocket_upgrade()
-
-    def on_headers_complete(self) -> None:
-        self._is_in_head = False
-        self._num_head_bytes = 0
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._late.cancel()
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(b"400 Bad Request", InvalidRequest(msg))
-
-    def _timer(self) -> asyncio.TimerHandle:
-        return self.loop.call_later(self.read_timeout_s, self._give_up)
-
-    def _give_up(self) -> None:
-        # A request that is being read sees its client leave.
-        self.transport.close()
-
-    def _refuse(self, status: bytes, error: HeadraceError) -> None:
-        body = error_body(error)
-        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\n" % status
-        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
-        self.transport.close()
-
-
 def _config(
     app: ASGIApp, keep_alive_s: float, read_timeout_s: float, max_message_bytes: int
 ) -> uvicorn.Config:
-    connection = type("Connection", (_Connection,), {"read_timeout_s": read_timeout_s})
+    connection = type("Connection", (HTTPConnection,), {"read_timeout_s": read_timeout_s})
     return uvicorn.Config(
         cast(Any, app),
         interface="asgi3",

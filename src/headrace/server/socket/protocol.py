@@ -11,7 +11,9 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
+from headrace.errors import InvalidRequest
 from headrace.server.socket.outlet import MESSAGES
+from headrace.wire.error_body import error_body
 from headrace.wire.socket_frames import text_frames
 
 _GOING_AWAY = 1001
@@ -25,6 +27,22 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         if self.handshake_initiated and not self.handshake_complete:
             # The scope is a plain dict, and this is ours: the types know only what ASGI knows.
             self.scope["extensions"][MESSAGES] = {"write": self.write_now}
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # No request for a WebSocket: uvicorn would leave it without an answer, and open.
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self.handshake_initiated = self.close_sent = True
+        answer = b"".join(self.conn.data_to_send())
+        if not answer:
+            body = error_body(InvalidRequest("this is no request for a WebSocket: it has a body"))
+            head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            answer = head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body
+        self.transport.write(answer)
+        self.transport.close()
 
     async def send(self, message: Any) -> None:
         """Beside what ASGI knows: all messages of a turn, framed by us, which takes a tenth of the
