@@ -144,7 +144,6 @@ class ConversationBusy(HeadraceError):
     status = 409
     wire_type = "invalid_request_error"
     code = "conversation_busy"
-    retry_after_s = 1.0
 
 
 class ConversationTooLarge(HeadraceError):

@@ -220,6 +220,7 @@ _ANSWERS = "Answers"
 _ACCESS = "Access"
 _QUEUE = "Queue and time"
 _STREAMS = "Streams that are kept"
+_CONVERSATIONS = "Conversations"
 _BODIES = "Bodies"
 _LOGS = "Logs"
 _FAKE = "Fake engine"
@@ -477,6 +478,30 @@ class ServerSettings:
         "What resumable streams and answers under an `Idempotency-Key` survive: `write` the death "
         "of the server, `fsync` that of the machine as well, `off` neither. They are kept in "
         "`streams` of the data folder, until they are gone. Not with the fake engine.",
+    )
+
+    database: str | None = _setting(
+        _CONVERSATIONS,
+        None,
+        _or("file", _text("URL", "a URL like postgresql://user@host/name or sqlite:///FILE")),
+        "Where conversations are kept: PostgreSQL (`pip install 'headrace[postgres]'`), or a file "
+        "of SQLite. A URL with a password belongs into the environment.",
+        shown="`conversations.db` in the data folder",
+    )
+    conversation_ttl_s: float | None = _setting(
+        _CONVERSATIONS,
+        None,
+        _or("never", _seconds()),
+        "How long a conversation is kept after its last use; then it is deleted. Responses that "
+        "belong to none are kept for 30 days at most.",
+        "--conversation-ttl",
+        shown="never",
+    )
+    max_conversation_messages: int = _setting(
+        _CONVERSATIONS,
+        10_000,
+        _whole(1),
+        "The most messages of one conversation.",
     )
 
     max_body_bytes: int = _setting(

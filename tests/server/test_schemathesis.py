@@ -40,6 +40,7 @@ POSTS = {
     "/v1/chat/completions": "ChatCompletionRequest",
     "/v1/completions": "CompletionRequest",
     "/v1/responses": "ResponseRequest",
+    "/api/chat": "ApiChatRequest",
 }
 QUICK = settings(
     deadline=None,
@@ -50,10 +51,11 @@ QUICK = settings(
 
 
 @pytest.fixture(scope="module")
-def door() -> Iterator[LiveDoor]:
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveDoor]:
     # A small context: an answer that ignores its end is not long.
     engine = scripted_engine("A short answer.", context_length=128)
-    with open_door(engine, max_body_bytes=100_000) as door:
+    url = f"sqlite:///{tmp_path_factory.mktemp('kept')}/conversations.db"
+    with open_door(engine, max_body_bytes=100_000, database_url=url) as door:
         yield door
 
 

@@ -44,10 +44,14 @@ class Door:
         *,
         keys: KeyStore | None = None,
         is_loaded: bool = True,
+        database_url: str | None = None,
         **settings: Any,
     ) -> None:
+        """`database_url`: where conversations are kept; None: nowhere."""
         self.engine = engine_saying("Hello.") if engine is None else engine
         self.facts: list[Fact] = []
+        if database_url is not None:
+            settings["database"] = database_url
         self._settings = ServerSettings(engine="fake", **settings)
         if keys is None:
             keys = KeyStore(Path(tempfile.gettempdir()) / "headrace-no-keys-here.json")
@@ -55,6 +59,8 @@ class Door:
         self.app = create_app(self.serving)
         if is_loaded:
             self.load()
+        if database_url is not None:
+            self.serving.open_conversations()
 
     def load(self) -> None:
         self.serving.registry.load(

@@ -38,7 +38,10 @@ def everything(value: Any) -> Iterator[Mapping[str, Any]]:
 def test_all_paths_are_there_under_both_prefixes() -> None:
     api = {"/chat/completions", "/completions", "/responses", "/models", "/models/{model}"}
     api |= {"/streams/{id}" + rest for rest in ("", "/cancel", "/events", "/token")}
-    root = {"/health", "/ready", "/metrics"}
+    one = "/conversations/{id}"
+    api |= {"/conversations", "/conversations/import", one, one + "/items", one + "/items/{item}"}
+    api |= {one + rest for rest in ("/fork", "/rollback", "/export")}
+    root = {"/health", "/ready", "/metrics", "/api/chat"}
     assert set(DOCUMENT["paths"]) == {p + path for p in PREFIXES for path in api} | root
 
 
@@ -53,7 +56,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_operations_have_names_of_their_own() -> None:
     names = [one["operationId"] for one in everything(DOCUMENT) if "operationId" in one]
-    assert len(names) == len(set(names)) == 23
+    assert len(names) == len(set(names)) == 23 + 13 * len(PREFIXES) + 1
 
 
 def test_every_error_of_an_answer_is_declared() -> None:
@@ -67,6 +70,7 @@ def test_every_error_of_an_answer_is_declared() -> None:
                     "401",
                     "403",
                     "404",
+                    "409",
                     "413",
                     "422",
                     "429",

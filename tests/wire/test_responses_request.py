@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import InvalidRequest
 from headrace.events import Choice, Timings, Usage
-from headrace.wire.ask import Ask, JSONObject, JSONSchema, NamedTool, Stamp, Tool
+from headrace.wire.ask import Ask, JSONObject, JSONSchema, NamedTool, Place, Stamp, Tool
 from headrace.wire.body import BodyLimits
 from headrace.wire.responses_answer import responses_answer
 from headrace.wire.responses_request import RESPONSES, ResponsesAsk, parse_responses
@@ -56,7 +56,8 @@ def thoughts(*texts: str) -> dict[str, Any]:
 
 
 def test_the_least_body_has_the_defaults() -> None:
-    assert parse() == ResponsesAsk(ask=Ask(model="m", messages=(USER,), tool_choice="none"))
+    ask = Ask(model="m", messages=(USER,), tool_choice="none", place=Place())
+    assert parse() == ResponsesAsk(ask=ask)
 
 
 def test_instructions_come_first() -> None:
@@ -119,7 +120,14 @@ SETTINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"include": ["message.output_text.logprobs"]}, {"logprobs": True}),
     ({"include": ["reasoning.encrypted_content"]}, {"ignored": ("include[0]",)}),
     ({"stream": True, "user": "u"}, {"stream": True, "user": "u"}),
-    ({"store": False, "background": False, "previous_response_id": None}, {}),
+    ({"store": False, "background": False, "previous_response_id": None}, {"place": None}),
+    ({"store": True}, {}),
+    ({"previous_response_id": "resp_1"}, {"place": Place(previous_response_id="resp_1")}),
+    ({"previous_response_id": "resp_1", "store": False},
+     {"place": Place(previous_response_id="resp_1", stores=False)}),
+    ({"conversation": "c"}, {"place": Place(conversation_id="c")}),
+    ({"conversation": {"id": "c", "after": "msg_1"}, "queue": True, "context": {"k": 3}},
+     {"place": Place(conversation_id="c", after="msg_1", queue=True), "context": {"k": 3}}),
     ({"truncation": "auto"}, {"ignored": ("truncation",)}),
     ({"truncation": "disabled"}, {}),
     ({"text": {"verbosity": "low"}}, {"ignored": ("text.verbosity",)}),
@@ -129,7 +137,8 @@ SETTINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("fields", "becomes"), SETTINGS, ids=str)
 def test_each_field_has_its_effect(fields: dict[str, Any], becomes: dict[str, Any]) -> None:
-    expected = {"model": "m", "messages": (USER,), "tool_choice": "none", **becomes}
+    least = {"model": "m", "messages": (USER,), "tool_choice": "none", "place": Place()}
+    expected = {**least, **becomes}
     assert parse(**fields).ask == Ask(**expected)
 
 
@@ -149,7 +158,7 @@ def test_what_the_answer_repeats() -> None:
         "user": "u",
     }
     echo = parse(**fields).echo()
-    assert echo == fields | {"previous_response_id": None, "store": False}
+    assert echo == fields | {"previous_response_id": None, "store": True}
     assert parse().echo()["text"] == {"format": {"type": "text"}}
     stamp = Stamp("resp_1", "req_1", 1, "m", "fp_1")
     choice = Choice(0, "x", (1,), (), "", (), "stop", None, Usage(1, 0, 1), Timings(0.0, 0.0, 0.0))
@@ -159,9 +168,13 @@ def test_what_the_answer_repeats() -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "reason"),
     [
-        ({"store": True}, "store", "nothing is stored"),
-        ({"previous_response_id": "resp_1"}, "previous_response_id", "nothing is stored"),
-        ({"conversation": "c"}, "conversation", "nothing is stored"),
+        (
+            {"previous_response_id": "resp_1", "conversation": "c"},
+            "previous_response_id",
+            "exclude",
+        ),
+        ({"conversation": "x" * 129}, "conversation", "128"),
+        ({"conversation": {}}, "conversation.id", "missing"),
         ({"background": True}, "background", "stream"),
         ({"prompt": {"id": "p"}}, "prompt", "stored prompts"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "must be `function`"),

@@ -184,6 +184,7 @@ def _run(serving: Serving) -> None:
         serving.registry.close()
     loading.join()
     serving.durable.close()
+    serving.conversations.close()
     if loading.error is not None:
         raise loading.error
     if came is signal.SIGINT:
@@ -253,6 +254,7 @@ class _Loading(threading.Thread):
         from headrace.server.reviving import made_ready, revive
 
         try:
+            self._serving.open_conversations()
             self._serving.load()
             revivals = made_ready(self._serving)
         except BaseException as error:
@@ -263,6 +265,7 @@ class _Loading(threading.Thread):
         if self._loop is not None:
             with suppress(RuntimeError):  # it has ended
                 self._loop.call_soon_threadsafe(revive, self._serving, revivals)
+                self._loop.call_soon_threadsafe(self._serving.conversations.tend)
         click.echo(f"Ready after {seconds:.1f} s. Ctrl-C stops it.")
 
     def _fail(self, error: BaseException) -> None:

@@ -14,6 +14,8 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import EndpointNotOffered, HeadraceError, UnknownURL
+from headrace.server import conversations
+from headrace.server.api_chat import ApiChat
 from headrace.server.chat import ChatForm
 from headrace.server.completions import CompletionForm
 from headrace.server.cors import CORS
@@ -70,10 +72,12 @@ def _routes(serving: Serving) -> list[Route]:
         ("POST", "/streams/{id}/cancel", streams.stop),
         ("GET", "/streams/{id}/events", streams.poll),
         ("POST", "/streams/{id}/token", streams.token),
+        *conversations.routes(serving),
         ("GET", "/models", _models(serving)),
         ("GET", "/models/{id:path}", _model(serving)),
     ]
     root: list[tuple[str, str, Handler]] = [
+        ("POST", "/api/chat", ApiChat(serving).answer),
         ("GET", "/health", status.health),
         ("GET", "/ready", status.ready),
         ("GET", "/metrics", status.metrics),

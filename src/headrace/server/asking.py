@@ -160,6 +160,7 @@ def request_of(ask: Ask, plan: AnswerPlan, tenant: str) -> Request:
         grammar=plan.grammar,
         visible_tokens=plan.visible_tokens,
         tenant=tenant,
+        conversation=ask.place.conversation_id if ask.place else None,
     )
 
 

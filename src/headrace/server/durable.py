@@ -64,6 +64,8 @@ class Header:
     begun: str
     """What is said first and not told, in hex; see `engine/healing.py`."""
     max_num_tokens: int
+    turn: Mapping[str, Any] | None = None
+    """Where the conversation is kept: see `OpenTurn.mark`."""
 
     @classmethod
     def read(cls, kept: Mapping[str, Any]) -> Self:

@@ -23,6 +23,7 @@ from headrace.observe.observer import Observer, RequestEnded
 from headrace.wire.ids import request_id
 
 if TYPE_CHECKING:
+    from headrace.conversations.turns import OpenTurn
     from headrace.streams.pump import Pump
 
 LEFT = 499
@@ -53,6 +54,10 @@ class Exchange:
     error: HeadraceError | None = None
     has_left: bool = False
     """The client went away first."""
+    answer_id: str = ""
+    """The answer's own name, once it is known."""
+    turn: OpenTurn | None = None
+    """Where the conversation is kept."""
     pump: Pump | None = None
     ended_at: float | None = None
     """When the last byte was sent, or the client had gone."""
@@ -144,7 +149,7 @@ class Exchanges:
     def _tell(self, exchange: Exchange) -> None:
         self._observer.observe(exchange.fact())
         # A connection keeps its last request's scope for as long as it is open.
-        exchange.pump = None
+        exchange.pump = exchange.turn = None
 
     async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A fact only where it is refused: what is asked over a socket has exchanges of its own."""

@@ -23,8 +23,9 @@ from starlette.types import Receive, Scope, Send
 
 from headrace.events import Failed, fold
 from headrace.server import idempotency, sse
-from headrace.server.asking import Question, start
+from headrace.server.asking import Question
 from headrace.server.body import read_body
+from headrace.server.conversing import mark_of, start
 from headrace.server.durable import Header
 from headrace.server.exchange import Exchange, exchange_of
 from headrace.server.negotiation import wants_stream
@@ -55,6 +56,7 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
     body = parse_body(raw, serving.body_limits)
     form = read_form(body, serving.body_limits, settings.strict)
     ask = form.asks[0]
+    exchange.answer_id = form.new_id()
     exchange.is_streamed = wants_stream(
         ask, request.headers.get("accept", ""), by_default=settings.stream_by_default
     )
@@ -110,7 +112,7 @@ class Answer:
             if isinstance(first[0], Failed):
                 # Nothing was sent yet, so the error still has a status.
                 raise first[0].error
-        headers = [self._served_by()]
+        headers = [self._served_by(), *conversation_headers(telling)]
         if telling.is_streamed:
             writer = sse.EventWriter(
                 pump,
@@ -178,7 +180,11 @@ class KeptAnswer(Answer):
                 heartbeat_s=self._serving.settings.heartbeat_s,
                 tells_progress=self._form.asks[0].progress,
             )
-            headers = [self._served_by(), *stream_headers(self._serving, kept)]
+            headers = [
+                self._served_by(),
+                *stream_headers(self._serving, kept),
+                *conversation_headers(kept.form),
+            ]
             await writer.write(receive, send, headers)
             return
         self._exchange.headers += stream_headers(self._serving, kept)
@@ -274,6 +280,7 @@ def _header(
         prompt=list(prepared.prompt),
         begun=prepared.request.begun.hex(),
         max_num_tokens=prepared.max_num_tokens,
+        turn=mark_of(exchange),
     )
 
 
@@ -282,7 +289,7 @@ def telling(serving: Serving, exchange: Exchange, form: Form, seed: int) -> Tell
     ask = form.asks[0]
     served = serving.registry.resolve(ask.model)
     stamp = Stamp(
-        id=form.new_id(),
+        id=exchange.answer_id or form.new_id(),
         request_id=exchange.id,
         created=int(time.time()),
         model=ask.model,
@@ -291,7 +298,15 @@ def telling(serving: Serving, exchange: Exchange, form: Form, seed: int) -> Tell
         service_tier="on_demand" if ask.service_tier == "auto" else ask.service_tier,
     )
     spelling = served.engine.tokenizer if ask.logprobs else None
-    return Telling(form, stamp, seed, spelling, exchange.is_streamed)
+    named = exchange.turn.turn.conversation_id if exchange.turn else None
+    return Telling(form, stamp, seed, spelling, exchange.is_streamed, named)
+
+
+def conversation_headers(told: Telling) -> list[tuple[bytes, bytes]]:
+    """Where the conversation goes on."""
+    if told.conversation_id is None:
+        return []
+    return [(b"x-headrace-conversation-id", header_value(told.conversation_id))]
 
 
 def ignored_headers(ask: Ask) -> list[tuple[bytes, bytes]]:

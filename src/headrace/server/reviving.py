@@ -19,6 +19,8 @@ from headrace.engine.engine import Prepared
 from headrace.engine.past import Ended
 from headrace.errors import GenerationFailed, HeadraceError, StreamGone
 from headrace.model.answer import AnswerPlan
+from headrace.server import conversing
+from headrace.server.api_chat import ApiChatForm
 from headrace.server.asking import request_of
 from headrace.server.chat import ChatForm
 from headrace.server.completions import CompletionForm
@@ -37,6 +39,7 @@ _FORMS: Final[Mapping[str, ReadForm]] = {
     "/chat/completions": ChatForm,
     "/completions": CompletionForm,
     "/responses": ResponsesForm,
+    "/api/chat": ApiChatForm,
 }
 _log = logging.getLogger(__name__)
 
@@ -164,12 +167,20 @@ def _revive(serving: Serving, revival: Revival) -> None:
         age_s=0.0 if is_over else age_s(stream.opened_at),
     )
     pump.submit(revival.served.engine, [revival.prepared])
+    conversing.resume(serving, header.turn, revival.form.asks[0], pump, is_over=is_over)
     spelling = revival.served.engine.tokenizer if revival.form.asks[0].logprobs else None
     kept = serving.keep(
         stream.id,
         header.tenant,
         pump,
-        Telling(revival.form, header.stamp, header.seed, spelling, header.is_streamed),
+        Telling(
+            revival.form,
+            header.stamp,
+            header.seed,
+            spelling,
+            header.is_streamed,
+            (header.turn or {}).get("conversation_id"),
+        ),
         served_by=header.served_by,
         age_s=age_s(stream.ended_at) if stream.ended_at is not None else 0.0,
     )

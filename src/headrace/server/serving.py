@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from headrace import __version__
+from headrace.conversations.service import Conversations
+from headrace.conversations.store import StoreConfig
 from headrace.engine.engine import Engine
-from headrace.errors import RateLimited, ServerDraining
+from headrace.errors import DatabaseFailed, RateLimited, ServerDraining
 from headrace.model.answer import AnswerStyle
 from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
@@ -82,14 +84,20 @@ class Serving:
         self.streams.when_gone(self.durable.gone)
         self.idempotency = Idempotency(self.streams)
         self.tokens = StreamTokens()
+        self.conversations = Conversations(
+            StoreConfig(
+                max_messages=settings.max_conversation_messages, ttl_s=settings.conversation_ttl_s
+            )
+        )
         self.num_requests = 0
         """Questions that are being answered, over connections."""
         self.is_draining = False
 
     @property
     def num_open(self) -> int:
-        """What a server that drains waits for: connections, and streams that go on without one."""
-        return self.num_requests + self.streams.num_live
+        """What a server that drains waits for: connections, streams that go on without one, and
+        turns until they are kept."""
+        return self.num_requests + self.streams.num_live + self.conversations.num_open
 
     @property
     def is_ready(self) -> bool:
@@ -122,6 +130,24 @@ class Serving:
             self.streams.spill_to(folder / FOLDER / SPILLED)
         except OSError as error:
             _log.warning("streams that do not fit into memory are not kept: %s", error)
+
+    def open_conversations(self) -> None:
+        """Blocks. Raises what is wrong with a database that the settings name; where the usual one
+        cannot be had, a warning says so."""
+        settings = self.settings
+        try:
+            self.conversations.open(settings.database, is_synced=settings.durability == "fsync")
+        except DatabaseFailed as error:
+            if settings.database is not None:
+                raise
+            _log.warning("conversations are not kept: %s", error.message)
+            return
+        self.conversations.store.on_delete.append(self._forget)
+
+    def _forget(self, tenant: str, conversation_id: str) -> None:
+        """Its banks go with the conversation."""
+        for model in self.registry.served:
+            model.engine.forget(tenant, conversation_id)
 
     def load(self) -> None:
         """On a thread of its own: load all models. Raises what the first that fails raises."""

@@ -40,6 +40,8 @@ class Telling:
     spelling: Spelling | None
     """Where log probabilities were asked for."""
     is_streamed: bool
+    conversation_id: str | None = None
+    """Where the conversation is kept under an id."""
 
     def encoder(self) -> Encoder:
         """A new reader's."""

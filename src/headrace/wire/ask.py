@@ -69,6 +69,29 @@ ResponseFormat: TypeAlias = JSONObject | JSONSchema | None
 """None: text."""
 
 
+ROOT = "root"
+"""As `Place.after`: a conversation's beginning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a turn of a kept conversation goes on; the question's messages are what is new."""
+
+    conversation_id: str | None = None
+    """None: where the response before it stands, or a place of its own that nobody lists."""
+    previous_response_id: str | None = None
+    creates: bool = False
+    """A conversation that is not there yet is made."""
+    after: str | None = None
+    """The message that the new ones follow, anywhere in the tree, or `ROOT`; None: the last one."""
+    queue: bool = False
+    """Wait for the turn that is going on, rather than to be refused."""
+    stores: bool = True
+    """Where no conversation is named: keep the turn under its response's id."""
+    num_passing: int = 0
+    """So many of the first messages are for this turn alone, like `instructions`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """One question to a model: exactly one of `messages`, `prompt` and `token_ids`."""
@@ -128,6 +151,11 @@ class Ask:
     user: str | None = None
     template_variables: Mapping[str, JSON] = field(default_factory=dict)
     """Further ones that the chat template reads (`chat_template_kwargs`)."""
+
+    place: Place | None = None
+    """Where the conversation is kept, if it is."""
+    context: Mapping[str, JSON] | None = None
+    """How that conversation becomes a prompt, as it was sent; None: as is its custom."""
 
     ignored: tuple[str, ...] = ()
     """Fields that were sent and have no effect, by path: for `x-headrace-ignored`."""

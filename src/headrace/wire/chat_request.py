@@ -41,6 +41,7 @@ from headrace.wire.messages import (
     mentions_json,
     plain,
 )
+from headrace.wire.place_fields import CONTEXT, CONVERSATION, QUEUE, check_place, place_of
 from headrace.wire.reading import Reading
 
 TIERS: Final = ("auto", "on_demand", "flex", "performance")
@@ -84,6 +85,9 @@ CHAT: Final = Table(
         strictly=OneOf("none", "default", "low", "medium", "high"),
     ),
     TEMPLATE_VARIABLES,
+    CONVERSATION,
+    QUEUE,
+    CONTEXT,
     field(
         "service_tier",
         OneOf(*TIERS, synonyms={"default": "on_demand"}),
@@ -132,7 +136,11 @@ def parse_chat(body: Mapping[str, JSON], limits: BodyLimits, *, strict: bool = F
         _check_strictly(given, messages)
     settings |= _logprobs(given, reading)
     settings |= _reasoning(given, bool(tools) or response_format is not None, reading)
+    if (place := place_of(given)) is not None:
+        check_place(messages[-1], "messages", settings.get("n", 1))
     return Ask(
+        place=place,
+        context=given.get("context"),
         messages=messages,
         continues=continues,
         include_usage=options["include_usage"],

@@ -7,6 +7,7 @@ answer's own id, so that telling it again gives the same bytes.
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from hashlib import blake2b, sha256
@@ -14,6 +15,7 @@ from hashlib import blake2b, sha256
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 _NUM_ITEM_DIGITS = 2
+_ITEM_ID = re.compile(f"(?:msg|rs|fc|fco)_[{_CROCKFORD}]{{26}}")
 
 
 def chat_id() -> str:
@@ -39,6 +41,30 @@ def item_id(prefix: str, answer_id: str, index: int) -> str:
     ulid_of_answer = answer_id.rpartition("_")[2]
     digits = _in_base(index, _CROCKFORD, _NUM_ITEM_DIGITS)
     return f"{prefix}_{ulid_of_answer[:-_NUM_ITEM_DIGITS]}{digits}"
+
+
+def conversation_id() -> str:
+    return f"conv_{ulid()}"
+
+
+def turn_id() -> str:
+    return f"turn_{ulid()}"
+
+
+def message_id(answer_id: str | None = None) -> str:
+    """Of a kept message: its items' ids are `item_id`s of it. `answer_id`: of the response that it
+    is, whose items have these ids already."""
+    return item_id("msg", answer_id or ulid(), 0)
+
+
+def place_of_item(named: str) -> tuple[str, int] | None:
+    """The id of the message that an item is part of, and which of its items it is; None for what
+    is no item's id."""
+    if not _ITEM_ID.fullmatch(named):
+        return None
+    digits = named[-_NUM_ITEM_DIGITS:]
+    index = _CROCKFORD.index(digits[0]) * len(_CROCKFORD) + _CROCKFORD.index(digits[1])
+    return item_id("msg", named, 0), index
 
 
 def tool_call_id(answer_id: str, choice: int, index: int) -> str:

@@ -204,6 +204,24 @@ def arguments_object(text: str, max_depth: int) -> dict[str, JSON] | str:
     return value if isinstance(value, dict) and not is_deeper(value, max_depth) else text
 
 
+def stored_message(value: Any, path: Path, limits: BodyLimits) -> Message:
+    """A message as it was kept, where a call's arguments may be the object that they spell. Raises
+    `InvalidRequest`."""
+    spelled_out = dict(value)
+    if isinstance(calls := value.get("tool_calls"), list):
+        spelled_out["tool_calls"] = [_spelled_out(call) for call in calls]
+    given = _AnyMessage().read(spelled_out, path, Reading(limits))
+    return plain([given], limits.max_depth)[0]
+
+
+def _spelled_out(call: JSON) -> JSON:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+        return call
+    arguments = orjson.dumps(function["arguments"]).decode()
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
 def is_unfinished(message: Message) -> bool:
     """The assistant's, and not the end of its turn: an answer may go on from there."""
     return message["role"] == "assistant" and "tool_calls" not in message

@@ -8,44 +8,35 @@ from typing import Final
 
 import headrace
 from headrace.errors import (
-    AuthenticationFailed,
-    BodyTooLarge,
-    FlexCapacityExceeded,
     Forbidden,
-    GenerationTimeout,
     HeadraceError,
-    IdempotencyConflict,
     InvalidRequest,
     NotFound,
-    RateLimited,
     StreamGone,
     Unavailable,
 )
+from headrace.wire.api_chat import API_CHAT
 from headrace.wire.ask import JSON
 from headrace.wire.body import DEFAULT_LIMITS, BodyLimits
 from headrace.wire.chat_request import CHAT
 from headrace.wire.completion_request import COMPLETION
 from headrace.wire.fields import Table
+from headrace.wire.openapi_conversations import SCHEMAS, conversation_paths
+from headrace.wire.openapi_parts import (
+    COUNT,
+    DOORS,
+    ERRORS,
+    PREFIXES,
+    TEXT,
+    error_name,
+    errors,
+    json_answer,
+    object_schema,
+    operation_id,
+    query,
+)
 from headrace.wire.responses_request import RESPONSES
 
-PREFIXES: Final = ("/openai/v1", "/v1")
-
-_ERRORS: Final[Mapping[type[HeadraceError], str]] = {
-    InvalidRequest: "A field is wrong; `param` names it.",
-    AuthenticationFailed: "No key, or one that is not known.",
-    Forbidden: "A foreign web page, or a host that this server is not.",
-    NotFound: "No such model, stream or path.",
-    StreamGone: "There was such a stream, and it is not kept any more.",
-    IdempotencyConflict: "The same `Idempotency-Key` was used with another body.",
-    BodyTooLarge: "The body is too long, or needs more tokens than the limit could ever allow.",
-    RateLimited: "A limit of this key is used up; `retry-after` says when to come again.",
-    FlexCapacityExceeded: "No room now for `service_tier: flex`.",
-    HeadraceError: "The model failed.",
-    Unavailable: "Not now: overloaded, loading or shutting down; `retry-after` says for how long.",
-    GenerationTimeout: "No token, or no end, within the time allowed.",
-}
-_DOORS: Final = (AuthenticationFailed, Forbidden)
-"""What any path under a prefix may answer."""
 _HI: Final = "Say hello in one word."
 _MODEL: Final = "llama-3.1-8b-instant"
 
@@ -91,11 +82,19 @@ _POSTS: Final = (
     _Post(
         "/responses",
         "response",
-        "Answer a conversation (responses API). Nothing is stored.",
+        "Answer a conversation (responses API).",
         RESPONSES,
         {"model": _MODEL, "input": _HI},
         "Named events, `response.created` to `response.completed`.",
     ),
+)
+_API_CHAT: Final = _Post(
+    "/api/chat",
+    "apiChat",
+    "Answer a prompt in a conversation, as guides have it; always a stream.",
+    API_CHAT,
+    {"prompt": _HI, "conversation_id": "my-chat"},
+    'Lines `{"token": …}`, then `[DONE]`; an error is one line `{"error": …}`.',
 )
 
 
@@ -106,6 +105,7 @@ def openapi(limits: BodyLimits = DEFAULT_LIMITS) -> dict[str, JSON]:
         for post in _POSTS:
             paths[prefix + post.path] = {"post": _post(post, prefix)}
         paths |= _stream_paths(prefix)
+        paths |= conversation_paths(prefix)
         paths[f"{prefix}/models"] = {"get": _list_models(prefix)}
         paths[f"{prefix}/models/{{model}}"] = {"get": _get_model(prefix)}
     return {
@@ -116,10 +116,14 @@ def openapi(limits: BodyLimits = DEFAULT_LIMITS) -> dict[str, JSON]:
             "summary": "Streaming-first LLM inference: Groq's API on your own machine.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": paths | _root_paths(),
+        "paths": paths | {_API_CHAT.path: {"post": _post(_API_CHAT, PREFIXES[0])}} | _root_paths(),
         "components": {
-            "schemas": {post.request_name: post.table.schema(limits) for post in _POSTS} | _SCHEMAS,
-            "responses": {_error_name(error): _error(error) for error in _ERRORS},
+            "schemas": {
+                **{post.request_name: post.table.schema(limits) for post in (*_POSTS, _API_CHAT)},
+                **_SCHEMAS,
+                **SCHEMAS,
+            },
+            "responses": {error_name(error): _error(error) for error in ERRORS},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         # A server without keys takes any or none.
@@ -131,7 +135,7 @@ def _post(post: _Post, prefix: str) -> dict[str, JSON]:
     """The operation of an endpoint that generates."""
     schema = {"$ref": f"#/components/schemas/{post.request_name}"}
     return {
-        "operationId": _operation_id(post.id, prefix),
+        "operationId": operation_id(post.id, prefix),
         "summary": post.summary,
         **({} if post.description is None else {"description": post.description}),
         "parameters": [_IDEMPOTENCY_KEY, _RESUMABLE],
@@ -147,7 +151,7 @@ def _post(post: _Post, prefix: str) -> dict[str, JSON]:
                     "text/event-stream": {"schema": {"type": "string"}},
                 },
             },
-            **_errors(*(error for error in _ERRORS if error is not StreamGone)),
+            **errors(*(error for error in ERRORS if error is not StreamGone)),
         },
     }
 
@@ -155,11 +159,11 @@ def _post(post: _Post, prefix: str) -> dict[str, JSON]:
 def _stream_paths(prefix: str) -> dict[str, JSON]:
     """What may be done with a stream that is kept."""
     path = f"{prefix}/streams/{{id}}"
-    token = _query("token", "Instead of a key, for who only reads.", {"type": "string"})
-    after = _query("after", "The number of the last event that you have.", _COUNT)
+    token = query("token", "Instead of a key, for who only reads.", {"type": "string"})
+    after = query("after", "The number of the last event that you have.", COUNT)
     events = {
         "description": "Events with numbers, then those that come.",
-        "content": {"text/event-stream": {"schema": _TEXT}},
+        "content": {"text/event-stream": {"schema": TEXT}},
     }
     wait = {"type": "number", "minimum": 0, "default": 0}
     return {
@@ -169,7 +173,7 @@ def _stream_paths(prefix: str) -> dict[str, JSON]:
                 prefix,
                 "Go on reading where you were; `EventSource` does so by itself.",
                 {"200": events, "204": {"description": "You have all of it."}},
-                [after, _LAST_EVENT_ID, token, _query("progress", _PROGRESS, {"type": "boolean"})],
+                [after, _LAST_EVENT_ID, token, query("progress", _PROGRESS, {"type": "boolean"})],
             ),
             "delete": _of_stream("stopStream", prefix, "Stop the generation.", _STOPPED),
         },
@@ -181,8 +185,12 @@ def _stream_paths(prefix: str) -> dict[str, JSON]:
                 "pollStream",
                 prefix,
                 "What has come since, as JSON, for clients that cannot read streams.",
-                {"200": _json("Events; ask `next` for more until it is `done`.", "EventPage")},
-                [after, _query("wait", "Seconds to wait for something, at most 60.", wait), token],
+                {
+                    "200": json_answer(
+                        "Events; ask `next` for more until it is `done`.", "EventPage"
+                    )
+                },
+                [after, query("wait", "Seconds to wait for something, at most 60.", wait), token],
             )
         },
         f"{path}/token": {
@@ -190,7 +198,7 @@ def _stream_paths(prefix: str) -> dict[str, JSON]:
                 "streamToken",
                 prefix,
                 "Leave to read this stream for an hour, for a page that has no key.",
-                {"200": _json("The token, and where to use it.", "StreamToken")},
+                {"200": json_answer("The token, and where to use it.", "StreamToken")},
             )
         },
     }
@@ -204,27 +212,23 @@ def _of_stream(
     parameters: Sequence[JSON] = (),
 ) -> dict[str, JSON]:
     return {
-        "operationId": _operation_id(name, prefix),
+        "operationId": operation_id(name, prefix),
         "summary": summary,
         "parameters": [_STREAM_ID, *parameters],
         "responses": {
             **responses,
-            **_errors(*_DOORS, InvalidRequest, NotFound, StreamGone, HeadraceError),
+            **errors(*DOORS, InvalidRequest, NotFound, StreamGone, HeadraceError),
         },
     }
 
 
-def _query(name: str, note: str, schema: JSON) -> JSON:
-    return {"name": name, "in": "query", "schema": schema, "description": note}
-
-
 def _list_models(prefix: str) -> dict[str, JSON]:
     return {
-        "operationId": _operation_id("listModels", prefix),
+        "operationId": operation_id("listModels", prefix),
         "summary": "The models that can be asked.",
         "responses": {
-            "200": _json("The models, aliases among them.", "ModelList"),
-            **_errors(*_DOORS, HeadraceError, Unavailable),
+            "200": json_answer("The models, aliases among them.", "ModelList"),
+            **errors(*DOORS, HeadraceError, Unavailable),
         },
     }
 
@@ -238,12 +242,12 @@ def _get_model(prefix: str) -> dict[str, JSON]:
         "description": "Slashes in it may be raw or written as %2F.",
     }
     return {
-        "operationId": _operation_id("getModel", prefix),
+        "operationId": operation_id("getModel", prefix),
         "summary": "One model.",
         "parameters": [model],
         "responses": {
-            "200": _json("The model.", "Model"),
-            **_errors(*_DOORS, NotFound, HeadraceError, Unavailable),
+            "200": json_answer("The model.", "Model"),
+            **errors(*DOORS, NotFound, HeadraceError, Unavailable),
         },
     }
 
@@ -252,11 +256,16 @@ def _root_paths() -> dict[str, JSON]:
     """What is told without a key."""
     metrics = {"text/plain": {"schema": {"type": "string"}}}
     return {
-        "/health": _told("health", "Is the process alive?", {"200": _json("It is.", "Health")}),
+        "/health": _told(
+            "health", "Is the process alive?", {"200": json_answer("It is.", "Health")}
+        ),
         "/ready": _told(
             "ready",
             "Can it answer?",
-            {"200": _json("It can.", "Health"), "503": _json("Not yet, or no more.", "Health")},
+            {
+                "200": json_answer("It can.", "Health"),
+                "503": json_answer("Not yet, or no more.", "Health"),
+            },
         ),
         "/metrics": _told(
             "metrics",
@@ -267,53 +276,27 @@ def _root_paths() -> dict[str, JSON]:
 
 
 def _told(name: str, summary: str, responses: dict[str, JSON]) -> dict[str, JSON]:
-    responses = responses | _errors(Forbidden)
+    responses = responses | errors(Forbidden)
     return {
         "get": {"operationId": name, "summary": summary, "security": [], "responses": responses}
     }
 
 
-def _operation_id(name: str, prefix: str) -> str:
-    return name if prefix == PREFIXES[0] else f"{name}Short"
-
-
-def _json(description: str, schema: str) -> dict[str, JSON]:
-    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
-    return {"description": description, "content": {"application/json": content}}
-
-
-def _errors(*errors: type[HeadraceError]) -> dict[str, JSON]:
-    return {
-        str(error.status): {"$ref": f"#/components/responses/{_error_name(error)}"}
-        for error in errors
-    }
-
-
-def _error_name(error: type[HeadraceError]) -> str:
-    return f"Error{error.status}"
-
-
 def _error(error: type[HeadraceError]) -> dict[str, JSON]:
-    return _json(_ERRORS[error], "Error")
+    return json_answer(ERRORS[error], "Error")
 
 
-def _object(required: str, **properties: JSON) -> dict[str, JSON]:
-    return {"type": "object", "required": required.split(), "properties": properties}
-
-
-_TEXT: Final = {"type": "string"}
-_COUNT: Final = {"type": "integer", "minimum": 0}
 _STREAM_ID: Final = {
     "name": "id",
     "in": "path",
     "required": True,
-    "schema": _TEXT,
+    "schema": TEXT,
     "description": "The header `x-headrace-stream` of the answer.",
 }
 _LAST_EVENT_ID: Final = {
     "name": "Last-Event-ID",
     "in": "header",
-    "schema": _TEXT,
+    "schema": TEXT,
     "description": "Counts before `after`.",
 }
 _IDEMPOTENCY_KEY: Final = {
@@ -336,50 +319,50 @@ _STOPPED: Final = {
     }
 }
 _SCHEMAS: Final = {
-    "Answer": _object("id object model", id=_TEXT, object=_TEXT, model=_TEXT),
-    "Error": _object(
+    "Answer": object_schema("id object model", id=TEXT, object=TEXT, model=TEXT),
+    "Error": object_schema(
         "error",
-        error=_object(
+        error=object_schema(
             "message type",
-            message=_TEXT,
-            type=_TEXT,
-            code=_TEXT,
-            param=_TEXT,
-            failed_generation=_TEXT,
+            message=TEXT,
+            type=TEXT,
+            code=TEXT,
+            param=TEXT,
+            failed_generation=TEXT,
         ),
     ),
-    "EventPage": _object(
+    "EventPage": object_schema(
         "events next done",
         events={
             "type": "array",
-            "items": _object("id data", id=_COUNT, data={"type": ["object", "string"]}),
+            "items": object_schema("id data", id=COUNT, data={"type": ["object", "string"]}),
         },
-        next=_TEXT,
+        next=TEXT,
         done={"type": "boolean"},
     ),
-    "Health": _object("status", status=_TEXT),
-    "Model": _object(
+    "Health": object_schema("status", status=TEXT),
+    "Model": object_schema(
         "id object created owned_by active context_window max_completion_tokens",
-        id=_TEXT,
+        id=TEXT,
         object={"const": "model"},
-        created=_COUNT,
-        owned_by=_TEXT,
+        created=COUNT,
+        owned_by=TEXT,
         active={"type": "boolean"},
-        context_window=_COUNT,
+        context_window=COUNT,
         public_apps={},
-        max_completion_tokens=_COUNT,
+        max_completion_tokens=COUNT,
     ),
-    "ModelList": _object(
+    "ModelList": object_schema(
         "object data",
         object={"const": "list"},
         data={"type": "array", "items": {"$ref": "#/components/schemas/Model"}},
     ),
-    "Stream": _object("id object status", id=_TEXT, object={"const": "stream"}, status=_TEXT),
-    "StreamToken": _object(
+    "Stream": object_schema("id object status", id=TEXT, object={"const": "stream"}, status=TEXT),
+    "StreamToken": object_schema(
         "object token expires_at url",
         object={"const": "stream.token"},
-        token=_TEXT,
-        expires_at=_COUNT,
-        url=_TEXT,
+        token=TEXT,
+        expires_at=COUNT,
+        url=TEXT,
     ),
 }

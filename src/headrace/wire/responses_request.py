@@ -1,4 +1,4 @@
-"""`POST /responses`: its body as an `Ask`, and what the answer repeats of it. Nothing is stored.
+"""`POST /responses`: its body as an `Ask`, and what the answer repeats of it.
 
 In: a JSON object. Out: a `ResponsesAsk`, or `InvalidRequest`. Thread: the event loop.
 Next: `server/responses.py`.
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from headrace.errors import InvalidRequest
 from headrace.wire.answer_shape import FLAT_TOOL_CHOICE, FLAT_TOOLS, TEXT_FORMAT, chosen
-from headrace.wire.ask import JSON, Ask
+from headrace.wire.ask import JSON, Ask, Place
 from headrace.wire.body import BodyLimits
 from headrace.wire.chat_request import EFFORT
 from headrace.wire.common_fields import (
@@ -26,9 +26,11 @@ from headrace.wire.common_fields import (
     USER,
     stream_options,
 )
-from headrace.wire.fields import Given, Table, Variants, field, refused, unused
-from headrace.wire.kinds import Boolean, ByType, Many, MapOf, OneOf, Text, Whole
-from headrace.wire.messages import Message, content, is_unfinished, plain
+from headrace.wire.fields import Given, Table, field, refused, unused
+from headrace.wire.items import ITEM, add_item
+from headrace.wire.kinds import Boolean, ByType, Many, MapOf, OneOf, Refused, Text, Whole
+from headrace.wire.messages import Message, is_unfinished, plain
+from headrace.wire.place_fields import CONTEXT, CONVERSATION, QUEUE, check_place, place_of
 from headrace.wire.reading import Reading
 
 _LOGPROBS: Final = "message.output_text.logprobs"
@@ -58,9 +60,9 @@ class ResponsesAsk:
             "max_output_tokens": ask.max_tokens,
             "metadata": dict(self.metadata),
             "parallel_tool_calls": ask.parallel_tool_calls,
-            "previous_response_id": None,
+            "previous_response_id": ask.place.previous_response_id if ask.place else None,
             "reasoning": dict(self.reasoning),
-            "store": False,
+            "store": ask.place is not None and ask.place.stores,
             "temperature": ask.temperature,
             "text": dict(self.text),
             "tool_choice": self.tool_choice,
@@ -71,52 +73,13 @@ class ResponsesAsk:
         }
 
 
-_NOT_STORED = "nothing is stored here; send the conversation again in `input`"
-_CONTENT = content("input_text", "output_text", "text")
-_STATUS = (unused("id", Text()), unused("status", Text()))
-_THOUGHT = Variants(
-    "type",
-    {
-        name: Table(field("text", Text(), required=True))
-        for name in ("reasoning_text", "summary_text")
-    },
-)
-_ITEMS = Variants(
-    "type",
-    {
-        "message": Table(
-            field("role", OneOf("system", "developer", "user", "assistant"), required=True),
-            field("content", _CONTENT, required=True),
-            *_STATUS,
-        ),
-        "function_call": Table(
-            field("call_id", Text(), required=True),
-            field("name", Text(), required=True),
-            field("arguments", Text(), required=True),
-            *_STATUS,
-        ),
-        "function_call_output": Table(
-            field("call_id", Text(), required=True),
-            field("output", _CONTENT, required=True),
-            *_STATUS,
-        ),
-        "reasoning": Table(
-            field("summary", Many(_THOUGHT, "texts", limit="max_parts")),
-            field("content", Many(_THOUGHT, "texts", limit="max_parts")),
-            unused("encrypted_content", Text()),
-            *_STATUS,
-        ),
-    },
-    default="message",
-)
-
-
+_NOT_GROQS = "Groq stores nothing; send the conversation again in `input`"
 RESPONSES: Final = Table(
     MODEL,
     field(
         "input",
         ByType(
-            {str: Text(), list: Many(_ITEMS, "items", least=1, limit="max_messages")},
+            {str: Text(), list: Many(ITEM, "items", least=1, limit="max_messages")},
             "a string or a list of items",
         ),
         note="What the model is told: a text, or the conversation so far.",
@@ -153,10 +116,22 @@ RESPONSES: Final = Table(
     field("truncation", OneOf("auto", "disabled"), note="Nothing is ever cut off."),
     USER,
     TEMPLATE_VARIABLES,
-    refused("store", _NOT_STORED, False),
+    field(
+        "store",
+        Boolean(),
+        note="Keep the answer, so that `previous_response_id` may name it; absent: true.",
+        strictly=Refused(_NOT_GROQS, (False,)),
+    ),
     refused("background", "answers are given at once; stream them", False),
-    refused("previous_response_id", _NOT_STORED),
-    refused("conversation", _NOT_STORED),
+    field(
+        "previous_response_id",
+        Text(),
+        note="The stored response that this one follows.",
+        strictly=Refused(_NOT_GROQS),
+    ),
+    CONVERSATION,
+    QUEUE,
+    CONTEXT,
     refused("prompt", "there are no stored prompts here; send `input`"),
     field("include", Many(Text(), "names", limit="max_parts"), note=f"`{_LOGPROBS}`, or nothing."),
     unused("max_tool_calls", Whole(1)),
@@ -187,7 +162,10 @@ def parse_responses(
     if "service_tier" in given:
         settings["service_tier"] = _TIERS[given["service_tier"]]
     options = stream_options(given)
+    place = _place(given, messages[-1], strict)
     ask = Ask(
+        place=place,
+        context=given.get("context"),
         messages=messages,
         continues=is_unfinished(messages[-1]),
         include_usage=options["include_usage"],
@@ -200,6 +178,26 @@ def parse_responses(
         ignored=reading.ignored,
     )
     return ResponsesAsk(ask=ask, **_echo(body, given))
+
+
+def _place(given: Given, last: Message, strict: bool) -> Place | None:
+    """Where it is kept. Of a conversation and a response before it, there may be one."""
+    previous = given.get("previous_response_id")
+    if "conversation" in given and previous is not None:
+        raise InvalidRequest(
+            "`previous_response_id` and `conversation` exclude each other; send one of them",
+            param="previous_response_id",
+        )
+    num_passing = 1 if "instructions" in given else 0
+    if (place := place_of(given, num_passing=num_passing)) is not None:
+        check_place(last, "input")
+        return place
+    stores = given.get("store", not strict)
+    if previous is not None:
+        check_place(last, "input")
+    elif not stores or is_unfinished(last):
+        return None
+    return Place(previous_response_id=previous, stores=stores, num_passing=num_passing)
 
 
 def _logprobs(given: Given, reading: Reading) -> bool:
@@ -235,39 +233,7 @@ def _messages(given: Given) -> list[Message]:
     if isinstance(given["input"], str):
         return [*messages, {"role": "user", "content": given["input"]}]
     for item in given["input"]:
-        _add(item, messages)
+        add_item(item, messages)
     if not messages:
         raise InvalidRequest("`input` holds nothing to answer", param="input")
     return messages
-
-
-def _add(item: Given, messages: list[Message]) -> None:
-    match item["type"]:
-        case "message" if item["role"] != "assistant":
-            messages.append({"role": item["role"], "content": item["content"]})
-        case "message":
-            _assistant(messages, "content", "tool_calls")["content"] = item["content"]
-        case "function_call":
-            call = {
-                "id": item["call_id"],
-                "function": {"name": item["name"], "arguments": item["arguments"]},
-            }
-            _assistant(messages).setdefault("tool_calls", []).append(call)
-        case "function_call_output":
-            messages.append(
-                {"role": "tool", "content": item["output"], "tool_call_id": item["call_id"]}
-            )
-        case "reasoning":
-            thoughts = item.get("content") or item.get("summary") or []
-            text = "\n".join(thought["text"] for thought in thoughts)
-            if text:
-                _assistant(messages, "content", "tool_calls", "reasoning")["reasoning"] = text
-
-
-def _assistant(messages: list[Message], *closed_by: str) -> Message:
-    """The assistant's message that the next item is part of: the last one, unless it is somebody
-    else's or has one of `closed_by` already."""
-    if messages and messages[-1]["role"] == "assistant" and not messages[-1].keys() & {*closed_by}:
-        return messages[-1]
-    messages.append({"role": "assistant"})
-    return messages[-1]

@@ -14,8 +14,8 @@ import orjson
 
 from headrace.errors import HeadraceError, InvalidRequest
 from headrace.events import Failed
-from headrace.server.asking import start
 from headrace.server.chat import ChatForm
+from headrace.server.conversing import start
 from headrace.server.exchange import Exchange
 from headrace.server.respond import Asked, begin_kept, header_value, ignored_headers, telling
 from headrace.server.serving import Serving
@@ -86,6 +86,7 @@ class Answer:
         form = ChatForm(question.body, serving.body_limits, serving.settings.strict)
         ask = form.asks[0]
         exchange.headers += ignored_headers(ask)
+        exchange.answer_id = form.new_id()
         if ask.resumable:
             asked = Asked(orjson.dumps(question.body).decode())
             kept = await begin_kept(serving, exchange, form, asked)

@@ -1,0 +1,502 @@
+"""Turns: one at a time in a conversation, kept as they are said.
+
+In: where a turn goes on, its new messages, its answer as it grows. Out: the history it stands on.
+Thread: an event loop. Next: `database.py`.
+
+A turn is let in with a lease in the conversation's row, which it renews while it lives; so there is
+one at a time also where several servers share a database, and one whose server died stands in
+nobody's way for long. What its answer says is written now and then, all turns together, and at its
+end; never on a token's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from headrace.conversations import rows
+from headrace.conversations.store import ConversationStore, busy, stored
+from headrace.conversations.strategies.values import Message
+from headrace.conversations.tables import conversations, messages, responses
+from headrace.conversations.values import (
+    Answer,
+    Conversation,
+    StoredMessage,
+    Turn,
+)
+from headrace.errors import ConversationBusy, ConversationNotFound, HeadraceError
+from headrace.wire.ask import ROOT, Place
+from headrace.wire.ids import conversation_id as new_conversation_id
+from headrace.wire.ids import message_id
+from headrace.wire.ids import turn_id as new_turn_id
+
+SAVE_S = 0.25
+"""How often answers are saved while they grow."""
+LEASE_S = 15.0
+"""How long a turn without a sign of life keeps others out."""
+_RENEW_S = LEASE_S / 3
+
+_log = logging.getLogger(__name__)
+Key = tuple[str, str]
+"""A tenant, and a conversation's id."""
+
+
+@dataclass(slots=True, eq=False)
+class OpenTurn:
+    """A turn that is going on in this server. Its end is `done` when it is kept."""
+
+    turn: Turn
+    done: asyncio.Future[None]
+    answer_id: str = field(default_factory=message_id)
+    response_id: str | None = None
+    """By which a later turn may name the answer."""
+    number: int | None = None
+    """The conversation's row, once it is known."""
+    read: Callable[[], Answer] | None = None
+    """The answer so far."""
+    stop: Callable[[], None] = lambda: None
+    """The conversation is gone: end the answer."""
+    num_saved: int = 0
+    """Tokens that are kept."""
+    renewed_at: float = 0.0
+    is_resumed: bool = False
+    """Another process began it."""
+    is_ending: bool = False
+    jobs: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def name(self, response_id: str) -> None:
+        """The answer is this response, and its items have the ids that the response gives them."""
+        self.response_id = response_id
+        self.answer_id = message_id(response_id)
+
+    def mark(self) -> dict[str, Any]:
+        """What another process must know to go on with it."""
+        turn = self.turn
+        return {
+            "id": turn.id,
+            "tenant": turn.tenant,
+            "conversation_id": turn.conversation_id,
+            "number": turn.number,
+            "parent_id": turn.parent_id,
+            "answer_id": self.answer_id,
+            "response_id": self.response_id,
+        }
+
+
+class Turns:
+    """The turns of one server."""
+
+    def __init__(self, store: ConversationStore) -> None:
+        self._store = store
+        self._by_place: dict[Key, OpenTurn] = {}
+        self._open: set[OpenTurn] = set()
+        self._saving: asyncio.Task[None] | None = None
+        store.on_delete.append(self._deleted)
+
+    @property
+    def num_open(self) -> int:
+        """Turns that are not kept to their end yet."""
+        return len(self._open)
+
+    async def begin(self, tenant: str, place: Place, *, waits: bool = False) -> OpenTurn:
+        """Let a turn in. `waits`: after the one that is going on, rather than to be refused.
+        Whoever gets it must `keep` or `give_up`. Raises `ConversationBusy`,
+        `ConversationNotFound` and `ConversationTooLarge`."""
+        if place.conversation_id is None:
+            return self._entered(
+                await self._store.database.read(lambda c: self._aside(c, tenant, place))
+            )
+        key = tenant, place.conversation_id
+        await self._wait_for(key, waits)
+        opened = self._entered(Turn(new_turn_id(), tenant, place.conversation_id, None, None, ()))
+        self._by_place[key] = opened
+        try:
+            while True:
+                try:
+                    await self._let_in(opened, place)
+                    return opened
+                except ConversationBusy:
+                    if not waits:
+                        raise
+                await asyncio.sleep(1.0)  # another server's turn; it tells nobody of its end
+        except BaseException:
+            self._leave(opened)
+            raise
+
+    async def _wait_for(self, key: Key, waits: bool) -> None:
+        """Until no turn of this server is in that place. One that only has to be kept is waited
+        for anyway."""
+        while (other := self._by_place.get(key)) is not None:
+            if not waits and not other.is_ending:
+                raise busy()
+            await asyncio.shield(other.done)
+
+    async def _let_in(self, opened: OpenTurn, place: Place) -> None:
+        opened.turn = await self._store.database.write(lambda c: self._enter(c, opened.turn, place))
+        opened.number = opened.turn.number
+        opened.renewed_at = self._store.clock()
+
+    def _enter(self, connection: Connection, turn: Turn, place: Place) -> Turn:
+        """Take the lease, and read what the turn stands on."""
+        assert place.conversation_id is not None
+        now = self._store.clock()
+        found, is_new = self._found_or_made(connection, turn.tenant, place, now)
+        if not is_new:
+            _check_lease(connection, found.number, now)
+        taken = {"of": found.number, "whose": turn.id, "until": now + LEASE_S}
+        connection.execute(_TAKE, taken)
+        parent_id = self._parent(connection, turn.tenant, found, place)
+        history = rows.branch(connection, found.number, parent_id)
+        self._store.check_room(len(history) + 1)
+        return replace(
+            turn,
+            number=found.number,
+            parent_id=parent_id,
+            history=history,
+            context=found.context,
+            is_new=is_new,
+        )
+
+    def _found_or_made(
+        self, connection: Connection, tenant: str, place: Place, now: float
+    ) -> tuple[Conversation, bool]:
+        assert place.conversation_id is not None
+        try:
+            return rows.find(connection, tenant, place.conversation_id), False
+        except ConversationNotFound:
+            if not place.creates:
+                raise
+        made = {"tenant": tenant, "id": place.conversation_id, "created_at": now, "updated_at": now}
+        rows.add_conversation(connection, made)
+        return rows.find(connection, tenant, place.conversation_id), True
+
+    def _parent(
+        self, connection: Connection, tenant: str, found: Conversation, place: Place
+    ) -> str | None:
+        if place.after == ROOT:
+            return None
+        if place.after is not None:
+            return rows.message(connection, found.number, place.after).id
+        return found.head_id
+
+    def _aside(self, connection: Connection, tenant: str, place: Place) -> Turn:
+        """A turn that no conversation names: it follows a response, or nothing. Others may follow
+        the same one at the same time."""
+        turn = Turn(new_turn_id(), tenant, None, None, None, ())
+        if place.previous_response_id is None:
+            return turn
+        number, parent_id = _response(connection, tenant, place.previous_response_id)
+        history = rows.branch(connection, number, parent_id)
+        self._store.check_room(len(history) + 1)
+        return replace(turn, number=number, parent_id=parent_id, history=history)
+
+    def _entered(self, turn: Turn) -> OpenTurn:
+        opened = OpenTurn(turn, asyncio.get_running_loop().create_future(), number=turn.number)
+        self._open.add(opened)
+        return opened
+
+    def keep(
+        self,
+        opened: OpenTurn,
+        asked: Sequence[Message],
+        read: Callable[[], Answer],
+        stop: Callable[[], None],
+    ) -> None:
+        """The question is being answered: keep it, and the answer as it grows. `read` tells the
+        answer so far; `stop` ends it where the conversation is gone. Does not wait."""
+        turn, now = opened.turn, self._store.clock()
+        chain: list[StoredMessage] = []
+        for each in asked:
+            parent_id = chain[-1].id if chain else turn.parent_id
+            chain.append(stored(each, parent_id, now, turn.id))
+        opened.read, opened.stop = read, stop
+        begun = replace(
+            stored({"role": "assistant", "content": ""}, None, now, turn.id),
+            id=opened.answer_id,
+            parent_id=chain[-1].id if chain else turn.parent_id,
+            status="in_progress",
+        )
+
+        def work(connection: Connection) -> int | None:
+            return self._keep(connection, opened, [*chain, begun])
+
+        self._do(opened, self._kept(opened, work))
+        if self._saving is None:
+            self._saving = asyncio.create_task(self._save_all())
+
+    async def _kept(self, opened: OpenTurn, work: Callable[[Connection], int | None]) -> None:
+        opened.number = await self._store.database.write(work)
+        if opened.number is None and opened.turn.conversation_id is not None:
+            opened.stop()  # it was deleted
+
+    def _keep(
+        self,
+        connection: Connection,
+        opened: OpenTurn,
+        added: Sequence[StoredMessage],
+    ) -> int | None:
+        """The conversation's number; None where it was deleted meanwhile."""
+        turn, number, now = opened.turn, opened.turn.number, self._store.clock()
+        if opened.is_resumed:
+            number = _resume(connection, opened, now)
+            if number is not None and _has_answer(connection, number, opened.answer_id):
+                return number
+        if number is None:
+            hidden = {"tenant": turn.tenant, "id": new_conversation_id(), "is_hidden": 1}
+            moments = {"created_at": now, "updated_at": now}
+            number = rows.add_conversation(connection, hidden | moments)
+        elif not _moved(connection, turn, number, added[-1].id, now):
+            return None
+        rows.add_messages(connection, number, added)
+        if opened.response_id is not None:
+            named = {"tenant": turn.tenant, "id": opened.response_id, "conversation": number}
+            connection.execute(insert(responses), named | {"message_id": added[-1].id})
+        return number
+
+    def end(self, opened: OpenTurn) -> None:
+        """The answer is whole, or broke off: keep what it says. Does not wait."""
+        if not opened.is_ending:
+            opened.is_ending = True
+            self._do(opened, self._end(opened))
+
+    async def _end(self, opened: OpenTurn) -> None:
+        assert opened.read is not None
+        answer = opened.read()
+        await asyncio.gather(*opened.jobs - {asyncio.current_task()}, return_exceptions=True)
+        try:
+            if opened.number is not None:
+                await self._store.database.write(lambda c: self._finish(c, opened, answer))
+        finally:
+            self._leave(opened)
+
+    def _finish(self, connection: Connection, opened: OpenTurn, answer: Answer) -> None:
+        connection.execute(_SAVE, _saved(opened, answer))
+        freed = {"of": opened.number, "whose": opened.turn.id, "now": self._store.clock()}
+        connection.execute(_FREE, freed)
+
+    def resumed(self, mark: Mapping[str, Any]) -> OpenTurn:
+        """A turn that another process began, as it was marked there. Whoever gets it must `keep`
+        it."""
+        turn = Turn(
+            mark["id"],
+            mark["tenant"],
+            mark["conversation_id"],
+            mark["number"],
+            mark["parent_id"],
+            history=(),
+        )
+        opened = self._entered(turn)
+        opened.is_resumed = True
+        opened.answer_id, opened.response_id = mark["answer_id"], mark["response_id"]
+        if turn.conversation_id is not None:
+            self._by_place[turn.tenant, turn.conversation_id] = opened
+        return opened
+
+    def leave(self, opened: OpenTurn) -> None:
+        """Nothing of the turn is to be kept; only for one that no conversation names."""
+        self._leave(opened)
+
+    async def give_up(self, opened: OpenTurn) -> None:
+        """The question was refused: nothing of the turn stays. Where the database fails, the
+        lease runs out by itself."""
+        opened.is_ending = True
+        turn = opened.turn
+        try:
+            if turn.conversation_id is not None and turn.number is not None:
+                await asyncio.shield(self._store.database.write(lambda c: _withdraw(c, turn)))
+        except HeadraceError as error:
+            _log.warning("a turn's lease was not given back: %s", error.message)
+        finally:
+            self._leave(opened)
+
+    async def drained(self) -> None:
+        """Returns when all turns that have ended are kept."""
+        while ending := [each.done for each in self._open if each.is_ending]:
+            await asyncio.wait(ending)
+
+    def _leave(self, opened: OpenTurn) -> None:
+        self._open.discard(opened)
+        if not self._open and self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+        turn = opened.turn
+        if turn.conversation_id is not None:
+            key = turn.tenant, turn.conversation_id
+            if self._by_place.get(key) is opened:
+                del self._by_place[key]
+        if not opened.done.done():
+            opened.done.set_result(None)
+
+    def _do(self, opened: OpenTurn, work: Any) -> None:
+        """Beside the token path; the database failing ends no answer."""
+        task = asyncio.ensure_future(work)
+        opened.jobs.add(task)
+        task.add_done_callback(lambda task: self._done(opened, task))
+
+    def _done(self, opened: OpenTurn, task: asyncio.Task[None]) -> None:
+        opened.jobs.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a turn could not be kept: %s", error)
+
+    async def _save_all(self) -> None:
+        """While there are turns: what each has said since, in one transaction."""
+        while True:
+            await asyncio.sleep(SAVE_S)
+            await self._save_grown()
+
+    async def _save_grown(self) -> None:
+        now = self._store.clock()
+        grown: list[dict[str, Any]] = []
+        renewed: list[dict[str, Any]] = []
+        for opened in self._open:
+            if opened.is_ending or opened.number is None:
+                continue
+            if opened.read is not None:
+                answer = opened.read()
+                if len(answer.token_ids) > opened.num_saved:
+                    opened.num_saved = len(answer.token_ids)
+                    grown.append(_saved(opened, answer))
+            if opened.turn.conversation_id is not None and now - opened.renewed_at > _RENEW_S:
+                opened.renewed_at = now
+                renewed.append(
+                    {"whose": opened.turn.id, "of": opened.number, "until": now + LEASE_S}
+                )
+
+        def work(connection: Connection) -> None:
+            if grown:
+                connection.execute(_SAVE, grown)
+            if renewed:
+                connection.execute(_RENEW, renewed)
+
+        if grown or renewed:
+            try:
+                await self._store.database.write(work)
+            except HeadraceError as error:
+                _log.error("answers were not saved: %s", error.message)
+
+    def _deleted(self, tenant: str, conversation_id: str) -> None:
+        if (opened := self._by_place.get((tenant, conversation_id))) is not None:
+            opened.stop()
+
+
+_SAVE = (
+    update(messages)
+    .where(messages.c.conversation == bindparam("of"), messages.c.id == bindparam("named"))
+    .values(
+        message=bindparam("said"),
+        text=bindparam("words"),
+        token_ids=bindparam("ids"),
+        num_tokens=bindparam("num"),
+        status=bindparam("how"),
+        metadata=bindparam("beside"),
+    )
+)
+_TAKE = (
+    update(conversations)
+    .where(conversations.c.number == bindparam("of"))
+    .values(turn_id=bindparam("whose"), turn_until=bindparam("until"))
+)
+_MOVE = (
+    update(conversations)
+    .where(conversations.c.number == bindparam("of"))
+    .values(head_id=bindparam("head"), updated_at=bindparam("now"))
+)
+_TOUCH = (
+    update(conversations)
+    .where(conversations.c.number == bindparam("of"))
+    .values(updated_at=bindparam("now"))
+)
+_FREE = (
+    update(conversations)
+    .where(conversations.c.number == bindparam("of"), conversations.c.turn_id == bindparam("whose"))
+    .values(turn_id=None, turn_until=None, updated_at=bindparam("now"))
+)
+_RENEW = (
+    update(conversations)
+    .where(conversations.c.number == bindparam("of"), conversations.c.turn_id == bindparam("whose"))
+    .values(turn_until=bindparam("until"))
+)
+
+
+def _saved(opened: OpenTurn, answer: Answer) -> dict[str, Any]:
+    return {
+        "of": opened.number,
+        "named": opened.answer_id,
+        "said": answer.message,
+        "words": rows.searchable(answer.message),
+        "ids": answer.token_ids,
+        "num": len(answer.token_ids),
+        "how": answer.status,
+        "beside": answer.metadata,
+    }
+
+
+def _check_lease(connection: Connection, number: int, now: float) -> None:
+    """Raises `ConversationBusy`. Of a turn whose server died, what it said is marked."""
+    turn_id, until = rows.lease(connection, number)
+    if turn_id is None:
+        return
+    if until > now:
+        raise busy()
+    connection.execute(
+        update(messages).where(
+            messages.c.conversation == number, messages.c.status == "in_progress"
+        ),
+        {"status": "incomplete"},
+    )
+
+
+def _withdraw(connection: Connection, turn: Turn) -> None:
+    assert turn.number is not None
+    own = conversations.c.number == turn.number, conversations.c.turn_id == turn.id
+    if turn.is_new:
+        if connection.execute(select(conversations.c.number).where(*own)).first() is not None:
+            rows.delete_conversation(connection, turn.number)
+        return
+    connection.execute(update(conversations).where(*own), {"turn_id": None, "turn_until": None})
+
+
+def _moved(connection: Connection, turn: Turn, number: int, head_id: str, now: float) -> bool:
+    """Whether the conversation is there still. Its head moves on, unless the turn stands aside."""
+    change: dict[str, Any] = {"of": number, "now": now}
+    if turn.conversation_id is None:
+        return bool(connection.execute(_TOUCH, change).rowcount)
+    return bool(connection.execute(_MOVE, change | {"head": head_id}).rowcount)
+
+
+def _resume(connection: Connection, opened: OpenTurn, now: float) -> int | None:
+    """Take the lease again. The conversation's number; None where it is gone."""
+    turn, number = opened.turn, opened.turn.number
+    if number is not None and turn.conversation_id is not None:
+        connection.execute(_TAKE, {"of": number, "whose": turn.id, "until": now + LEASE_S})
+    if number is not None or opened.response_id is None:
+        return number
+    try:
+        return _response(connection, turn.tenant, opened.response_id)[0]
+    except ConversationNotFound:
+        return None
+
+
+def _has_answer(connection: Connection, number: int, answer_id: str) -> bool:
+    asked = select(messages.c.number).where(
+        messages.c.conversation == number, messages.c.id == answer_id
+    )
+    return connection.execute(asked).first() is not None
+
+
+def _response(connection: Connection, tenant: str, named: str) -> tuple[int, str]:
+    """Where a stored response stands. Raises `ConversationNotFound`, also for another tenant's."""
+    asked = select(responses.c.conversation, responses.c.message_id).where(
+        responses.c.tenant == tenant, responses.c.id == named
+    )
+    row = connection.execute(asked).first()
+    if row is None:
+        raise ConversationNotFound(
+            f"there is no stored response `{named[:100]}`", param="previous_response_id"
+        )
+    return row[0], row[1]

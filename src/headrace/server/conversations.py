@@ -1,0 +1,261 @@
+"""Conversations over HTTP: OpenAI's endpoints, and our own beside them.
+
+In: a request. Out: an object, a list, or a file. Thread: the event loop.
+Next: `conversations/store.py`.
+
+A conversation is named by its tenant's id for it; another tenant's is one that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from headrace.conversations import tree
+from headrace.conversations.store import ConversationStore
+from headrace.conversations.values import StoredMessage
+from headrace.errors import ConversationNotFound, InvalidRequest
+from headrace.server.body import read_body
+from headrace.server.exchange import exchange_of
+from headrace.server.serving import Serving
+from headrace.wire import conversation_objects as shown
+from headrace.wire import conversation_requests as asked
+from headrace.wire.ask import JSON
+from headrace.wire.body import parse_body
+from headrace.wire.fields import Table
+from headrace.wire.ids import place_of_item
+from headrace.wire.items import items_of, left_of
+from headrace.wire.json_bytes import body
+
+Handler: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
+Route: TypeAlias = tuple[str, str, Handler]
+
+RESERVED = frozenset({"import"})
+"""Names that are paths."""
+
+
+def routes(serving: Serving) -> list[Route]:
+    """Ids may have slashes, so the paths that go on after one come first."""
+    at = _Handlers(serving)
+    one = "/conversations/{id:path}"
+    return [
+        ("GET", "/conversations", at.page),
+        ("POST", "/conversations", at.create),
+        ("POST", "/conversations/import", at.restore),
+        ("GET", one + "/items", at.items),
+        ("POST", one + "/items", at.add_items),
+        ("GET", one + "/items/{item}", at.item),
+        ("DELETE", one + "/items/{item}", at.delete_item),
+        ("POST", one + "/fork", at.fork),
+        ("POST", one + "/rollback", at.rollback),
+        ("GET", one + "/export", at.export),
+        ("GET", one, at.get),
+        ("POST", one, at.update),
+        ("DELETE", one, at.delete),
+    ]
+
+
+def _answered(work: Callable[[_Handlers, _Asked], Awaitable[ASGIApp]]) -> Any:
+    """A handler of what `work` does, once it is known who asks."""
+
+    @wraps(work)
+    async def handle(self: _Handlers, request: Request) -> ASGIApp:
+        tenant = self.serving.access.authenticate(request.scope["headers"]).id
+        exchange_of(request.scope).tenant = tenant
+        return await work(self, _Asked(self.serving, request, tenant))
+
+    return handle
+
+
+class _Asked:
+    """One request, by a tenant."""
+
+    def __init__(self, serving: Serving, request: Request, tenant: str) -> None:
+        self._serving = serving
+        self._request = request
+        self.tenant = tenant
+        self.id: str = request.path_params.get("id", "")
+        self.item: str = request.path_params.get("item", "")
+        self.query: Mapping[str, str] = request.query_params
+
+    @property
+    def store(self) -> ConversationStore:
+        return self._serving.conversations.store
+
+    async def body(self, table: Table, *, may_be_empty: bool = False) -> dict[str, Any]:
+        """What `table` reads of the body."""
+        request, serving = self._request, self._serving
+        raw = await read_body(request.scope, request.receive, serving.settings.max_body_bytes)
+        if may_be_empty and not raw:
+            return {}
+        limits = serving.body_limits
+        return asked.read(table, parse_body(raw, limits), limits)
+
+
+class _Handlers:
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+
+    @_answered
+    async def create(self, request: _Asked) -> ASGIApp:
+        given = await request.body(asked.CREATE, may_be_empty=True)
+        made = await request.store.create(
+            request.tenant,
+            given.get("items", ()),
+            conversation_id=_free(given.get("id"), "id"),
+            **{name: given[name] for name in ("metadata", "title", "context") if name in given},
+        )
+        return _json(shown.conversation_object(made))
+
+    @_answered
+    async def get(self, request: _Asked) -> ASGIApp:
+        found = await request.store.get(request.tenant, request.id)
+        return _json(shown.conversation_object(found))
+
+    @_answered
+    async def update(self, request: _Asked) -> ASGIApp:
+        given = await request.body(asked.UPDATE)
+        changed = await request.store.update(request.tenant, request.id, **given)
+        return _json(shown.conversation_object(changed))
+
+    @_answered
+    async def delete(self, request: _Asked) -> ASGIApp:
+        await request.store.delete(request.tenant, request.id)
+        return _json(shown.deleted_object(request.id))
+
+    @_answered
+    async def page(self, request: _Asked) -> ASGIApp:
+        """All of the tenant's, or, with `query`, messages in which its words stand."""
+        page = asked.page_of(request.query)
+        if (words := request.query.get("query")) is not None:
+            hits = await request.store.search(request.tenant, words, limit=page.limit)
+            found = [shown.hit_object(hit.conversation, hit.message) for hit in hits]
+            return _json(shown.list_object(found, has_more=False))
+        listed = await request.store.listed(
+            request.tenant,
+            after=page.after,
+            limit=page.limit + 1,
+            newest_first=page.newest_first,
+        )
+        objects = [shown.conversation_object(each) for each in listed]
+        return _json(_part(objects, page.limit))
+
+    @_answered
+    async def items(self, request: _Asked) -> ASGIApp:
+        page = asked.page_of(request.query)
+        items = shown.items(await request.store.branch(request.tenant, request.id))
+        if page.newest_first:
+            items.reverse()
+        if page.after is not None:
+            items = items[_place(items, page.after) + 1 :]
+        return _json(_part(items, page.limit))
+
+    @_answered
+    async def add_items(self, request: _Asked) -> ASGIApp:
+        given = await request.body(asked.ADD_ITEMS)
+        added = await request.store.append(request.tenant, request.id, given["items"])
+        return _json(shown.list_object(shown.items(added), has_more=False))
+
+    @_answered
+    async def item(self, request: _Asked) -> ASGIApp:
+        message, index = await self._found(request)
+        return _json(items_of(message.message, message.id, message.status)[index])
+
+    @_answered
+    async def delete_item(self, request: _Asked) -> ASGIApp:
+        message, index = await self._found(request)
+        left = left_of(message.message, index)
+        changed = await request.store.remove(request.tenant, request.id, message.id, left)
+        return _json(shown.conversation_object(changed))
+
+    async def _found(self, request: _Asked) -> tuple[StoredMessage, int]:
+        """The message that an item is part of. Raises `ConversationNotFound`."""
+        store = request.store
+        message_id, index = place_of_item(request.item) or (request.item, 0)
+        message = await store.message(request.tenant, request.id, message_id)
+        items = items_of(message.message, message.id, message.status)
+        if index >= len(items) or items[index]["id"] != request.item:
+            raise ConversationNotFound(f"there is no item `{request.item[:100]}` here")
+        return message, index
+
+    @_answered
+    async def fork(self, request: _Asked) -> ASGIApp:
+        given = await request.body(asked.FORK, may_be_empty=True)
+        made = await request.store.fork(
+            request.tenant,
+            request.id,
+            at=given.get("at"),
+            new_id=_free(given.get("id"), "id"),
+            metadata=given.get("metadata"),
+        )
+        return _json(shown.conversation_object(made))
+
+    @_answered
+    async def rollback(self, request: _Asked) -> ASGIApp:
+        given = await request.body(asked.ROLLBACK)
+        changed = await request.store.rollback(request.tenant, request.id, given["to"])
+        return _json(shown.conversation_object(changed))
+
+    @_answered
+    async def export(self, request: _Asked) -> ASGIApp:
+        wanted = request.query.get("format", "json")
+        if wanted not in ("json", "markdown"):
+            raise InvalidRequest("`format` must be json or markdown", param="format")
+        found, messages = await request.store.tree(request.tenant, request.id)
+        if wanted == "json":
+            return _json(shown.export_object(found, messages))
+        text = shown.markdown(found, tree.branch(messages, found.head_id))
+        return Response(text, media_type="text/markdown; charset=utf-8")
+
+    @_answered
+    async def restore(self, request: _Asked) -> ASGIApp:
+        given = await request.body(asked.IMPORT)
+        told = [
+            StoredMessage(
+                id=each.id,
+                parent_id=each.parent_id,
+                role=str(each.message["role"]),
+                message=each.message,
+                token_ids=each.token_ids,
+                status=each.status,
+                created_at=each.created_at,
+                num_tokens=None if each.token_ids is None else len(each.token_ids),
+                metadata=each.metadata,
+            )
+            for each in asked.exported(given, self.serving.body_limits)
+        ]
+        head_id = given.get("head_id", told[-1].id if told else None)
+        made = await request.store.restore(
+            request.tenant,
+            told,
+            head_id,
+            new_id=_free(given.get("new_id"), "new_id"),
+            **{name: given[name] for name in ("metadata", "title", "context") if name in given},
+        )
+        return _json(shown.conversation_object(made))
+
+
+def _free(named: str | None, field: str) -> str | None:
+    if named in RESERVED:
+        raise InvalidRequest(f"`{field}`: {named!r} is a path; choose another", param=field)
+    return named
+
+
+def _part(data: Sequence[dict[str, JSON]], limit: int) -> dict[str, JSON]:
+    return shown.list_object(data[:limit], has_more=len(data) > limit)
+
+
+def _place(items: Sequence[Mapping[str, JSON]], after: str) -> int:
+    for index, item in enumerate(items):
+        if item["id"] == after:
+            return index
+    raise InvalidRequest(f"`after`: there is no item `{after[:100]}` here", param="after")
+
+
+def _json(value: JSON) -> Response:
+    return Response(body(value), media_type="application/json")

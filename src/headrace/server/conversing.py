@@ -1,0 +1,93 @@
+"""A question as a turn of a kept conversation: told what was said before, kept as it is answered.
+
+In: `Ask`s of one request. Out: a pump, whose answer is kept as it grows. Thread: the event loop.
+Next: `asking.py`; `conversations/turns.py`.
+
+A turn is let in before anything is prepared, and leaves no trace where its question is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from headrace.conversations.prompt import new_messages, prompt_messages
+from headrace.conversations.said import Said
+from headrace.conversations.turns import OpenTurn
+from headrace.server import asking
+from headrace.server.asking import Question
+from headrace.server.exchange import Exchange
+from headrace.server.serving import Serving
+from headrace.streams.pump import Pump, Record
+from headrace.wire.ask import Ask, Place
+
+RESPONSE = "resp_"
+"""How the ids of answers begin that may be named later."""
+
+
+async def start(
+    serving: Serving,
+    exchange: Exchange,
+    asks: Sequence[Ask],
+    record: Callable[[Question], Record | None] = lambda question: None,
+) -> Pump:
+    """As `asking.start`, for turns as well. Raises also what refuses the turn."""
+    place = asks[0].place
+    if place is None or not _is_kept(serving, place):
+        return await asking.start(serving, exchange, asks, record)
+    turns = serving.conversations.turns
+    opened = await turns.begin(exchange.tenant, place, waits=place.queue)
+    try:
+        exchange.turn = opened
+        if place.stores and exchange.answer_id.startswith(RESPONSE):
+            opened.name(exchange.answer_id)
+        ask = _told(asks[0], opened, place)
+        pump = await asking.start(serving, exchange, [ask], record)
+    except BaseException:
+        await turns.give_up(opened)
+        raise
+    keep(serving, opened, asks[0], pump)
+    return pump
+
+
+def _is_kept(serving: Serving, place: Place) -> bool:
+    """Where nothing is named, the answer is kept if there is a database, as a courtesy."""
+    is_named = place.conversation_id or place.previous_response_id
+    return bool(is_named) or serving.conversations.is_open
+
+
+def _told(ask: Ask, opened: OpenTurn, place: Place) -> Ask:
+    """The question, after what was said before."""
+    messages = prompt_messages(opened.turn.history, ask.messages or (), place.num_passing)
+    return replace(ask, messages=messages)
+
+
+def keep(serving: Serving, opened: OpenTurn, ask: Ask, pump: Pump) -> None:
+    """From now on the turn is kept, whoever reads it."""
+    place, turns = ask.place, serving.conversations.turns
+    assert place is not None
+    if opened.turn.conversation_id is None and not place.stores:
+        turns.leave(opened)
+        return
+    new = new_messages(opened.turn.history, ask.messages or (), place.num_passing)
+    turns.keep(opened, new, Said(pump.log).read, pump.cancel)
+    pump.when_over(lambda: turns.end(opened))
+
+
+def mark_of(exchange: Exchange) -> Mapping[str, Any] | None:
+    """What another process must know to keep the turn."""
+    return exchange.turn.mark() if exchange.turn is not None else None
+
+
+def resume(
+    serving: Serving, mark: Mapping[str, Any] | None, ask: Ask, pump: Pump, *, is_over: bool
+) -> None:
+    """A turn goes on that another process began, or what it said in the end is kept after all."""
+    if mark is None or not serving.conversations.is_open:
+        return
+    # What is over stands in nobody's way.
+    opened = serving.conversations.turns.resumed(
+        {**mark, "conversation_id": None} if is_over else mark
+    )
+    keep(serving, opened, ask, pump)
