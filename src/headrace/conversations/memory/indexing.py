@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class Indexer:
-    """Runs from `start` to `close`."""
+    """Has a task while there is something to do. Used on one loop."""
 
     def __init__(
         self,
@@ -59,25 +59,15 @@ class Indexer:
         self._embedder = embedder
         self._vectors = vectors
         self._executor = executor
-        self._is_wanted = asyncio.Event()
-        self._is_idle = asyncio.Event()
+        self._is_wanted = False
         self._scopes: dict[Scope, None] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Takes up what waits from before, too."""
-        self._is_wanted.set()
-        self._task = asyncio.create_task(self._run())
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
     def wake(self) -> None:
-        """Chunks wait."""
-        self._is_idle.clear()
-        self._is_wanted.set()
+        """Chunks wait, or may wait."""
+        self._is_wanted = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
 
     def read(self, scope: Scope) -> None:
         """The conversation has new messages."""
@@ -86,20 +76,24 @@ class Indexer:
 
     async def idle(self) -> None:
         """Wait until all is done that was asked for."""
-        await self._is_idle.wait()
+        while self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
+    async def close(self) -> None:
+        """What is not done is the next one's."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        while True:
-            await self._is_wanted.wait()
-            self._is_wanted.clear()
+        while self._is_wanted:
+            self._is_wanted = False
             try:
                 await self._catch_up()
             except HeadraceError as error:
                 _log.warning("a memory is behind: %s", error)
-                self._is_wanted.set()
+                self._is_wanted = True
                 await asyncio.sleep(_PAUSE_S)
-            if not self._is_wanted.is_set():
-                self._is_idle.set()
 
     async def _catch_up(self) -> None:
         while self._scopes:

@@ -59,7 +59,7 @@ class Memory:
         self._executor = ThreadPoolExecutor(2, "headrace-memory")
         self._searcher = Searcher(database, embedder, self._vectors, self._executor)
         self._indexer = Indexer(database, embedder, self._vectors, self._executor)
-        self._indexer.start()
+        self._indexer.wake()
 
     @classmethod
     async def open(
@@ -70,11 +70,7 @@ class Memory:
         limits = limits or MemoryLimits()
         vectors: VectorMemory | None = None
         if embedder is not None:
-            vectors = (
-                PostgreSQLVectors(embedder.dim)
-                if database.is_postgresql
-                else SQLiteVectors(limits.max_matrix_bytes)
-            )
+            vectors = vectors_in(database, embedder, limits.max_matrix_bytes)
             try:
                 await database.write(vectors.prepare)
             except SettingsError as error:
@@ -84,6 +80,10 @@ class Memory:
 
     async def close(self) -> None:
         await self._indexer.close()
+        self.stop()
+
+    def stop(self) -> None:
+        """As `close`, for who has no loop any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -166,3 +166,10 @@ class Memory:
     @property
     def _identity(self) -> str:
         return NO_EMBEDDER if self._embedder is None else self._embedder.identity
+
+
+def vectors_in(database: Database, embedder: Embedder, max_bytes: int) -> VectorMemory:
+    """What keeps vectors in such a database."""
+    if database.is_postgresql:
+        return PostgreSQLVectors(embedder.dim)
+    return SQLiteVectors(max_bytes)

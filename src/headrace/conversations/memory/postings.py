@@ -5,7 +5,7 @@ In: a connection, keys of words (`words.py`). Out: numbers of chunks. Thread: a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Connection, text
 
@@ -16,7 +16,10 @@ _ADD_POSTGRESQL = text(
     "INSERT INTO chunk_words(chunk, words) "
     "VALUES (:chunk, array_to_tsvector(string_to_array(:words, ' ')))"
 )
-_FIND_SQLITE = "SELECT rowid FROM chunk_words WHERE chunk_words MATCH ? LIMIT ?"
+_FIND_SQLITE = (
+    "SELECT {place}, rowid FROM "
+    "(SELECT rowid FROM chunk_words WHERE chunk_words MATCH ? LIMIT {most})"
+)
 _FIND_POSTGRESQL = text(
     "SELECT wanted.key, near.chunk FROM unnest(CAST(:keys AS text[])) AS wanted(key), "
     "LATERAL (SELECT chunk FROM chunk_words "
@@ -37,21 +40,23 @@ def chunks_with(connection: Connection, keys: Sequence[str]) -> dict[str, list[i
     out."""
     if not keys:
         return {}
-    if connection.dialect.name == "postgresql":
-        found = _find_postgresql(connection, keys)
-    else:
-        found = {key: _find_sqlite(connection, key) for key in keys}
+    find = _find_postgresql if connection.dialect.name == "postgresql" else _find_sqlite
+    found: dict[str, list[int]] = {key: [] for key in keys}
+    for key, chunk in find(connection, keys):
+        found[key].append(chunk)
     return {key: sorted(rows) for key, rows in found.items() if 0 < len(rows) <= MAX_POSTINGS}
 
 
-def _find_sqlite(connection: Connection, key: str) -> list[int]:
-    rows = connection.exec_driver_sql(_FIND_SQLITE, (f'"{key}"', MAX_POSTINGS + 1))
-    return [row[0] for row in rows]
+def _find_sqlite(connection: Connection, keys: Sequence[str]) -> Iterator[tuple[str, int]]:
+    parts = (_FIND_SQLITE.format(place=i, most=MAX_POSTINGS + 1) for i in range(len(keys)))
+    # The driver's own rows: SQLAlchemy's take longer than the search.
+    cursor = connection.connection.cursor()
+    cursor.execute(" UNION ALL ".join(parts), tuple(f'"{key}"' for key in keys))
+    for place, chunk in cursor.fetchall():
+        yield keys[place], chunk
 
 
-def _find_postgresql(connection: Connection, keys: Sequence[str]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {key: [] for key in keys}
-    rows = connection.execute(_FIND_POSTGRESQL, {"keys": list(keys), "most": MAX_POSTINGS + 1})
-    for key, chunk in rows:
-        found[key].append(chunk)
-    return found
+def _find_postgresql(connection: Connection, keys: Sequence[str]) -> Iterator[tuple[str, int]]:
+    wanted = {"keys": list(keys), "most": MAX_POSTINGS + 1}
+    for row in connection.execute(_FIND_POSTGRESQL, wanted):
+        yield row[0], row[1]

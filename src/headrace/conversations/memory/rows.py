@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 
@@ -33,6 +34,29 @@ from headrace.errors import ConversationNotFound, DocumentExists, DocumentNotFou
 
 _VARIABLES = 500
 """In one statement."""
+
+# Questions wait for these: made once, as making a statement takes longer than to run it.
+_NUMBER = text("SELECT number FROM conversations WHERE tenant = :tenant AND id = :id")
+_COUNT = text(
+    "SELECT count(*) FROM (SELECT 1 FROM chunks WHERE conversation = :conversation LIMIT :most) "
+    "AS counted"
+)
+# The ways not to be settled by an embedder, apart, so that each is a range of an index.
+_WAITING = text(
+    " UNION ALL ".join(
+        "SELECT count(*) FROM (SELECT 1 FROM chunks "
+        f"WHERE conversation = :conversation AND embedder {condition} LIMIT :most) AS counted"
+        for condition in ("IS NULL", "< :embedder", "> :embedder")
+    )
+)
+_CHUNKS = text(
+    "SELECT chunks.number, chunks.position, chunks.text, "
+    "documents.id, documents.title, documents.number, messages.id, messages.role, messages.number "
+    "FROM chunks LEFT JOIN documents ON documents.number = chunks.document "
+    "LEFT JOIN messages ON messages.number = chunks.message "
+    # The plus keeps SQLite from walking over the whole conversation by its index.
+    "WHERE +chunks.conversation = :conversation AND chunks.number IN :numbers"
+).bindparams(bindparam("numbers", expanding=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +91,8 @@ class Waiting:
 
 def number_of(connection: Connection, scope: Scope) -> int:
     """The conversation's number. Raises `ConversationNotFound`."""
-    wanted = and_(conversations.c.tenant == scope.tenant, conversations.c.id == scope.conversation)
-    number = connection.execute(select(conversations.c.number).where(wanted)).scalar()
+    wanted = {"tenant": scope.tenant, "id": scope.conversation}
+    number = connection.execute(_NUMBER, wanted).scalar()
     if number is None:
         raise ConversationNotFound(f"no conversation `{scope.conversation}`")
     return int(number)
@@ -85,7 +109,7 @@ def add_document(
     scope: Scope,
     name: str,
     title: str,
-    text: str,
+    said: str,
     pieces: Sequence[Piece],
 ) -> None:
     """Raises `ConversationNotFound`, and `DocumentExists` where the conversation has one of that
@@ -97,7 +121,7 @@ def add_document(
         "conversation": conversation,
         "id": name,
         "title": title,
-        "num_chars": len(text),
+        "num_chars": len(said),
         "created_at": time.time(),
     }
     number = connection.execute(insert(documents).returning(documents.c.number), row).scalar_one()
@@ -174,7 +198,7 @@ def untold_messages(connection: Connection, scope: Scope, limit: int) -> list[tu
         .order_by(messages.c.number)
         .limit(limit)
     )
-    return [(conversation, number, text) for number, text in connection.execute(asked)]
+    return [(conversation, number, said) for number, said in connection.execute(asked)]
 
 
 def add_message(
@@ -231,49 +255,32 @@ def replace_chunk(connection: Connection, number: int, pieces: Sequence[Piece]) 
         return
     connection.execute(delete(chunks).where(chunks.c.number == number))
     owner = {"document": row.document, "message": row.message}
-    moved = [(row.position + position, text) for position, text in pieces]
+    moved = [(row.position + position, said) for position, said in pieces]
     _add_chunks(connection, row.conversation, owner, moved)
 
 
 def count_waiting(connection: Connection, conversation: int, embedder: str, most: int) -> int:
-    """Chunks of a conversation that `embedder` has not dealt with, counted up to `most`."""
-    return sum(
-        _count(connection, and_(chunks.c.conversation == conversation, condition), most)
-        for condition in _not_by(embedder)
-    )
+    """Chunks of a conversation that `embedder` has not dealt with, counted up to `most` or so."""
+    wanted = {"conversation": conversation, "embedder": embedder, "most": most}
+    return sum(connection.execute(_WAITING, wanted).scalars())
 
 
 def count_up_to(connection: Connection, conversation: int, most: int) -> int:
     """Chunks of a conversation, counted up to `most`."""
-    return _count(connection, chunks.c.conversation == conversation, most)
+    wanted = {"conversation": conversation, "most": most}
+    return int(connection.execute(_COUNT, wanted).scalar_one())
 
 
 def chunks_of(
     connection: Connection, conversation: int, numbers: Sequence[int]
 ) -> dict[int, Chunk]:
     """By number; those that are not this conversation's, or have gone, are not there."""
-    asked = (
-        select(
-            chunks.c.number,
-            chunks.c.position,
-            chunks.c.text,
-            documents.c.id,
-            documents.c.title,
-            documents.c.number,
-            messages.c.id,
-            messages.c.role,
-            messages.c.number,
-        )
-        .select_from(
-            chunks.outerjoin(documents, chunks.c.document == documents.c.number).outerjoin(
-                messages, chunks.c.message == messages.c.number
-            )
-        )
-        .where(chunks.c.conversation == conversation, chunks.c.number.in_(numbers))
-    )
+    if not numbers:
+        return {}
+    wanted = {"conversation": conversation, "numbers": list(numbers)}
     found = {}
-    for number, position, text, *owner in connection.execute(asked):
-        found[number] = Chunk(_source(*owner), position, text)
+    for number, position, said, *owner in connection.execute(_CHUNKS, wanted):
+        found[number] = Chunk(_source(*owner), position, said)
     return found
 
 
@@ -297,16 +304,16 @@ def _add_chunks(
     pieces: Sequence[Piece],
 ) -> None:
     rows = [
-        {"conversation": conversation, **owner, "position": position, "text": text}
-        for position, text in pieces
+        {"conversation": conversation, **owner, "position": position, "text": said}
+        for position, said in pieces
     ]
     if not rows:
         return
     added = insert(chunks).returning(chunks.c.number, sort_by_parameter_order=True)
     numbers = connection.execute(added, rows).scalars()
     keys = (
-        (number, keys_of(words_of(text), conversation))
-        for number, (_, text) in zip(numbers, pieces, strict=True)
+        (number, keys_of(words_of(said), conversation))
+        for number, (_, said) in zip(numbers, pieces, strict=True)
     )
     add_words(connection, keys)
 
@@ -315,11 +322,6 @@ def _not_by(embedder: str) -> tuple[ColumnElement[bool], ...]:
     """The ways not to be settled by it, apart, so that each is a range of an index."""
     settled_by = chunks.c.embedder
     return settled_by.is_(None), settled_by < embedder, settled_by > embedder
-
-
-def _count(connection: Connection, condition: ColumnElement[bool], most: int) -> int:
-    some = select(chunks.c.number).where(condition).limit(most).subquery()
-    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 
 
 def _document_number(connection: Connection, conversation: int, name: str) -> int | None:

@@ -27,6 +27,7 @@ DEPTH = 50
 """How far down each ranking is looked before they are fused."""
 
 _MOST_WAITING = 1000
+_SPARE = 4
 _LONGEST_QUESTION = 8_000
 """Characters of a question that are searched for: its end, where people say what they want."""
 
@@ -98,8 +99,10 @@ class Searcher:
         missing: tuple[str, ...],
     ) -> Recall:
         conversation = rows.number_of(connection, scope)
-        chunks = rows.chunks_of(connection, conversation, list(scores))
-        found = (Found(chunks[key], score) for key, score in scores.items() if key in chunks)
+        # Some more than are wanted, as a text may be there twice.
+        best = list(scores)[: 2 * limit + _SPARE]
+        chunks = rows.chunks_of(connection, conversation, best)
+        found = (Found(chunks[key], scores[key]) for key in best if key in chunks)
         num_waiting = 0
         if self._embedder is not None and self._vectors is not None:
             num_waiting = rows.count_waiting(
