@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from headrace.errors import AuthenticationFailed, SettingsError
 from headrace.server.keys import KeyStore
@@ -71,6 +72,7 @@ def check_binding(host: str, has_keys: bool, insecure: bool) -> None:
     )
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach this host, by what it is called; nothing is looked up.
 

@@ -86,10 +86,26 @@ def _routes(serving: Serving) -> list[Route]:
         ("GET", "/openapi.json", status.openapi),
     ]
     return [
-        *(Route(p + path, handler, methods=[m]) for p in PREFIXES for m, path, handler in api),
-        *(Route(p + path, _not_offered, methods=_ANY) for p in PREFIXES for path in NOT_OFFERED),
-        *(Route(path, handler, methods=[method]) for method, path, handler in root),
+        *(_route([m], p + path, handler) for p in PREFIXES for m, path, handler in api),
+        *(_route(_ANY, p + path, _not_offered) for p in PREFIXES for path in NOT_OFFERED),
+        *(_route([method], path, handler) for method, path, handler in root),
     ]
+
+
+def _route(methods: list[str], path: str, handler: Handler) -> Route:
+    return Route(path, _Handling(handler), methods=methods)
+
+
+class _Handling:
+    """A handler as an application, without the layers in which Starlette looks for exceptions of
+    its own: `Refusals` is ours."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._handler(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 def _sockets(serving: Serving) -> dict[str, ASGIApp]:
@@ -121,18 +137,29 @@ class Routes:
     def __init__(self, routes: list[Route], sockets: dict[str, ASGIApp]) -> None:
         self._routes = routes
         self._sockets = sockets
+        # Most paths have no parameters: one look finds them.
+        self._exact = {
+            (method, route.path): route
+            for route in reversed(routes)
+            if not route.param_convertors
+            for method in route.methods or ()
+        }
+        self._endpoints = {route.path: endpoint_of(route.path) for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await self._upgrade(scope, receive, send)
             return
+        route = self._exact.get((scope["method"], scope["path"])) or self._matching(scope)
+        exchange_of(scope).endpoint = self._endpoints[route.path]
+        await route.app(scope, receive, send)
+
+    def _matching(self, scope: Scope) -> Route:
         for route in self._routes:
             match, found = route.matches(scope)
             if match is Match.FULL:
                 scope.update(found)
-                exchange_of(scope).endpoint = endpoint_of(route.path)
-                await route.handle(scope, receive, send)
-                return
+                return route
         asked = f"{scope['method']} {scope['path'][:_MAX_SHOWN]}"
         raise UnknownURL(
             f"Unknown request URL: {asked}. Please check the URL for typos, or see the docs at "

@@ -9,7 +9,6 @@ known from the start; a model that is still loading is refused with `ModelLoadin
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from headrace.errors import (
 from headrace.model import catalogue
 from headrace.model.sources import spec as sources
 from headrace.settings import DEFAULT_ALIAS, ServerSettings, home
+from headrace.wire.ids import fingerprint
 from headrace.wire.model_cards import ModelCard
 
 BANKS_FOLDER = "banks"
@@ -54,14 +54,10 @@ class ServedModel:
     context_window: int
     """The most tokens of one prompt and its answer."""
     max_completion_tokens: int
+    fingerprint: str
+    """`fp_…`: the same wherever equal seeds give equal answers."""
     style: Any = None
     """How its answers are read, as whoever made the registry wants it."""
-
-    @property
-    def fingerprint(self) -> str:
-        """`fp_…`: the same wherever equal seeds give equal answers."""
-        digest = hashlib.sha256(self.engine.spec.identity.encode()).hexdigest()
-        return f"fp_{digest[:10]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +240,7 @@ def _served_model(model_id: str, engine: Engine, style_of: StyleOf) -> ServedMod
         owned_by=OWNER,
         context_window=engine.context_length,
         max_completion_tokens=engine.context_length,
+        fingerprint=fingerprint(engine.spec.identity),
         style=style_of(engine),
     )
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from headrace.errors import EngineOverloaded, GenerationTimeout, HeadraceError
 
@@ -26,6 +27,10 @@ class Patience:
     """Between two tokens of a choice."""
     total_s: float | None = None
     """From the request to the end of all choices."""
+
+
+_Deadline: TypeAlias = tuple[float, Callable[[], HeadraceError]]
+"""When, and what it means to miss it."""
 
 
 class Watchdog:
@@ -54,21 +59,22 @@ class Watchdog:
         self._computed_since: dict[int, float] = {}
         self._heard_at: dict[int, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0
 
     def start(self) -> None:
-        self._set_timer()
+        self._look_in_time()
 
     def began(self, choice: int, now: float) -> None:
         self._is_queued = False
         self._computed_since[choice] = now
-        self._set_timer()
+        self._look_in_time()
 
     def heard(self, choice: int, now: float) -> None:
         is_first = choice not in self._heard_at
         self._heard_at[choice] = now
         if is_first:
             self._computed_since.pop(choice, None)
-            self._set_timer()
+            self._look_in_time()
 
     def ended(self, choice: int) -> None:
         self._computed_since.pop(choice, None)
@@ -79,38 +85,50 @@ class Watchdog:
             self._timer.cancel()
 
     def _look(self) -> None:
+        self._timer = None
         self._catch_up()
-        missed = self._nearest()
-        if missed is not None and time.perf_counter() >= missed[0]:
-            self._run_out(missed[1])
-        else:
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        self.stop()
         nearest = self._nearest()
-        if nearest is not None:
-            wait_s = max(0.0, nearest[0] - time.perf_counter())
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+        if nearest is not None and time.perf_counter() >= nearest[0]:
+            self._run_out(nearest[1]())
+        else:
+            self._look_in_time()
 
-    def _nearest(self) -> tuple[float, HeadraceError] | None:
-        """The deadline that comes first, and what it means to miss it."""
+    def _look_in_time(self) -> None:
+        """Look when the nearest deadline could have passed; a timer that ends sooner will do."""
+        nearest = self._nearest()
+        if nearest is None or (self._timer is not None and self._looks_at <= nearest[0]):
+            return
+        self.stop()
+        self._looks_at = nearest[0]
+        wait_s = max(0.0, self._looks_at - time.perf_counter())
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+
+    def _nearest(self) -> _Deadline | None:
+        """The deadline that comes first."""
         return min(self._deadlines(), key=lambda deadline: deadline[0], default=None)
 
-    def _deadlines(self) -> Iterator[tuple[float, HeadraceError]]:
+    def _deadlines(self) -> Iterator[_Deadline]:
         """Each kind's earliest."""
         patience = self._patience
         if patience.total_s is not None:
-            text = f"the answer was not whole within {patience.total_s:g} s"
-            yield self._asked_at + patience.total_s, GenerationTimeout(text)
+            yield self._asked_at + patience.total_s, self._not_whole
         if patience.queue_s is not None and self._is_queued:
-            text = f"no step computed for the request within {patience.queue_s:g} s; come again"
-            late = EngineOverloaded(text, retry_after_s=patience.queue_s)
-            yield self._begun_at + patience.queue_s, late
+            yield self._begun_at + patience.queue_s, self._not_begun
         if patience.first_token_s is not None and self._computed_since:
-            text = f"no first token came within {patience.first_token_s:g} s"
-            since = min(self._computed_since.values())
-            yield since + patience.first_token_s, GenerationTimeout(text)
+            yield min(self._computed_since.values()) + patience.first_token_s, self._not_said
         if patience.stall_s is not None and self._heard_at:
-            text = f"no further token came within {patience.stall_s:g} s"
-            yield min(self._heard_at.values()) + patience.stall_s, GenerationTimeout(text)
+            yield min(self._heard_at.values()) + patience.stall_s, self._stalled
+
+    def _not_whole(self) -> HeadraceError:
+        return GenerationTimeout(f"the answer was not whole within {self._patience.total_s:g} s")
+
+    def _not_begun(self) -> HeadraceError:
+        queue_s = self._patience.queue_s
+        text = f"no step computed for the request within {queue_s:g} s; come again"
+        return EngineOverloaded(text, retry_after_s=queue_s)
+
+    def _not_said(self) -> HeadraceError:
+        return GenerationTimeout(f"no first token came within {self._patience.first_token_s:g} s")
+
+    def _stalled(self) -> HeadraceError:
+        return GenerationTimeout(f"no further token came within {self._patience.stall_s:g} s")

@@ -16,6 +16,8 @@ _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 _NUM_ITEM_DIGITS = 2
 _ITEM_ID = re.compile(f"(?:msg|rs|fc|fco)_[{_CROCKFORD}]{{26}}")
+_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
+"""By 10 bits: half the steps, and every request needs an id."""
 
 
 def chat_id() -> str:
@@ -88,7 +90,8 @@ def ulid(at_ns: int | None = None) -> str:
     at_us = (time.time_ns() if at_ns is None else at_ns) // 1000
     at_ms, us = divmod(at_us, 1000)
     random = int.from_bytes(os.urandom(9)) >> 2
-    return _in_base(at_ms << 80 | us << 70 | random, _CROCKFORD, 26)
+    number = at_ms << 80 | us << 70 | random
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def stream_id() -> str:
