@@ -255,6 +255,13 @@ class ServerSettings:
         _seconds(),
         "How long a client may take to send a request whole, from connecting or its first byte on.",
     )
+    write_timeout_s: float = _setting(
+        _LISTENING,
+        60.0,
+        _seconds(),
+        "How long a client may take nothing of an answer that waits for it; then its connection "
+        "ends. A resumable stream goes on without it.",
+    )
     drain_timeout_s: float = _setting(
         _LISTENING,
         25.0,

@@ -11,10 +11,13 @@ import pytest
 from headrace.testing import scripted_engine
 from support.asgi import CHAT, frames, streamed_text
 from support.bodies import chat_body
-from support.live_door import LiveDoor, open_door
+from support.live_door import Client, LiveDoor, open_door
 
 TEXT = " ".join(f"{number} words and more" for number in range(400))
 ASK = chat_body(model="fake", stream=True, max_tokens=4000)
+
+LONG = {**ASK, "logprobs": True, "top_logprobs": 5}
+"""Its answer is more than connection and server hold for a client."""
 
 
 @pytest.fixture
@@ -88,3 +91,31 @@ def test_whole_answers_wait_for_their_reader_too(door: LiveDoor) -> None:
     assert status == 200 and len(body) > 200_000
     assert json.loads(body)["choices"][0]["message"]["content"] == TEXT
     door.until(lambda: door.serving.num_open == 0)
+
+
+def test_who_never_reads_is_let_go() -> None:
+    engine = scripted_engine(TEXT, tokens_per_s=20_000)
+    with open_door(engine, buffer_size=4096, write_timeout_s=0.1) as strict_door:
+        deaf = strict_door.ask(CHAT, LONG, buffer_size=4096)
+        strict_door.until(lambda: len(strict_door.ended) == 1)
+        assert strict_door.serving.num_open == 0
+        with pytest.raises((ConnectionError, AssertionError, ValueError)):
+            deaf.read_answer()  # it was cut
+        deaf.leave()
+        strict_door.assert_nothing_is_held()
+
+
+def test_a_kept_stream_goes_on_without_who_never_reads() -> None:
+    asked = {**LONG, "stream_options": {"resumable": True}}
+    engine = scripted_engine(TEXT, tokens_per_s=20_000)
+    with open_door(engine, buffer_size=4096, write_timeout_s=0.05) as strict_door:
+        deaf = strict_door.ask(CHAT, asked, buffer_size=4096)
+        head = deaf.read_until(b"\r\n\r\n").decode()
+        name = head.partition("x-headrace-stream: ")[2].split()[0]
+        strict_door.until(lambda: strict_door.serving.num_requests == 0)
+        again = Client(strict_door.port)
+        again.socket.sendall(f"GET /v1/streams/{name} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        status, body = again.read_answer()
+        assert (status, streamed_text(body)) == (200, TEXT)
+        again.leave()
+        deaf.leave()

@@ -29,7 +29,12 @@ class LiveDoor(Door):
             for each in self._sockets:  # connections inherit it
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_size)
         self.port: int = self._sockets[0].getsockname()[1]
-        self.runner = Runner(self.app, self.serving, drain_timeout_s=WAIT_S / 4)
+        self.runner = Runner(
+            self.app,
+            self.serving,
+            drain_timeout_s=WAIT_S / 4,
+            write_timeout_s=self.serving.settings.write_timeout_s,
+        )
         is_up = threading.Event()
         self.thread = threading.Thread(
             target=self.runner.run, args=(self._sockets, is_up.set), daemon=True

@@ -202,6 +202,7 @@ def _runner(serving: Serving, make: type[Runner]) -> Runner:
         drain_timeout_s=settings.drain_timeout_s,
         keep_alive_s=settings.keep_alive_s,
         read_timeout_s=settings.read_timeout_s,
+        write_timeout_s=settings.write_timeout_s,
         max_message_bytes=settings.max_body_bytes,
         cut=serving.registry.close,
     )

@@ -3,7 +3,8 @@
 In: bytes. Out: ASGI requests; the connection of a WebSocket goes on as `socket/protocol.py`.
 Thread: the event loop. Next: `app.py`.
 
-- A client must send each request within a time, and its head within a size.
+- A client must send each request within a time, and its head within a size; and read its answer
+  within one (`write_timeout.py`).
 - Who leaves is seen to leave also by the request that is being answered while others, sent ahead,
   wait behind it.
 - A wish for another protocol that is not granted is left aside: the request is answered over HTTP.
@@ -20,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from headrace.errors import HeadraceError, InvalidRequest
 from headrace.server.express import EXTENSION
+from headrace.server.write_timeout import WriteTimeout
 from headrace.wire.error_body import error_body
 
 MAX_AHEAD = 16
@@ -29,7 +31,7 @@ MAX_HEAD_BYTES = 65_536
 """Of a request's line and headers, beside what one read of the socket brings."""
 
 
-class HTTPConnection(HttpToolsProtocol):
+class HTTPConnection(WriteTimeout, HttpToolsProtocol):
     """One connection over HTTP/1."""
 
     read_timeout_s = 30.0

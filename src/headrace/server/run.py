@@ -63,6 +63,7 @@ class Runner:
         drain_timeout_s: float = 25.0,
         keep_alive_s: float = 75.0,
         read_timeout_s: float = 30.0,
+        write_timeout_s: float = 60.0,
         max_message_bytes: int = 4_000_000,
         cut: Callable[[], None] = lambda: None,
     ) -> None:
@@ -72,7 +73,9 @@ class Runner:
         self._drainable = drainable
         self._drain_timeout_s = drain_timeout_s
         self._cut = cut
-        self._config = _config(app, keep_alive_s, read_timeout_s, max_message_bytes)
+        self._config = _config(
+            app, keep_alive_s, read_timeout_s, write_timeout_s, max_message_bytes
+        )
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._signal: signal.Signals | None = None
@@ -196,14 +199,18 @@ class _Server(uvicorn.Server):
 
 
 def _config(
-    app: ASGIApp, keep_alive_s: float, read_timeout_s: float, max_message_bytes: int
+    app: ASGIApp,
+    keep_alive_s: float,
+    read_timeout_s: float,
+    write_timeout_s: float,
+    max_message_bytes: int,
 ) -> uvicorn.Config:
-    connection = type("Connection", (HTTPConnection,), {"read_timeout_s": read_timeout_s})
+    limits = {"read_timeout_s": read_timeout_s, "write_timeout_s": write_timeout_s}
     return uvicorn.Config(
         cast(Any, app),
         interface="asgi3",
-        http=connection,
-        ws=SocketProtocol,
+        http=type("HTTP", (HTTPConnection,), limits),
+        ws=type("Socket", (SocketProtocol,), limits),
         ws_max_size=max_message_bytes,
         # Tokens are too short to be worth the time.
         ws_per_message_deflate=False,

@@ -13,13 +13,14 @@ from websockets.protocol import State
 
 from headrace.errors import InvalidRequest
 from headrace.server.socket.outlet import MESSAGES
+from headrace.server.write_timeout import WriteTimeout
 from headrace.wire.error_body import error_body
 from headrace.wire.socket_frames import text_frames
 
 _GOING_AWAY = 1001
 
 
-class SocketProtocol(WebSocketsSansIOProtocol):
+class SocketProtocol(WriteTimeout, WebSocketsSansIOProtocol):
     """One connection, after its upgrade."""
 
     def handle_connect(self, event: Any) -> None:
