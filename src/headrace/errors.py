@@ -19,6 +19,7 @@
     ├── ConversationTooLarge    413  it holds as much as one conversation may
     ├── StreamGone              410  there was one, and it is not kept any more
     │   └── StreamAbandoned          nobody read it for too long, so it was stopped
+    ├── StreamRunning           409  a stream is to be gone on with that has not ended
     ├── StreamTooLarge          507  it outgrew the memory that the server has for streams
     ├── IdempotencyConflict     422  the same Idempotency-Key with another body
     ├── BodyTooLarge            413  the body is longer than the server reads
@@ -160,6 +161,12 @@ class StreamGone(HeadraceError):
 
 class StreamAbandoned(StreamGone):
     code = "stream_abandoned"
+
+
+class StreamRunning(HeadraceError):
+    status = 409
+    wire_type = "invalid_request_error"
+    code = "stream_running"
 
 
 class StreamTooLarge(HeadraceError):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TypeAlias
 
+import orjson
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -25,6 +26,7 @@ from headrace.events import Failed, fold
 from headrace.server import idempotency, sse
 from headrace.server.asking import Question
 from headrace.server.body import read_body
+from headrace.server.continuing import said_in_full
 from headrace.server.conversing import mark_of, start
 from headrace.server.durable import Header
 from headrace.server.exchange import Exchange, exchange_of
@@ -53,7 +55,8 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
     exchange.tenant = serving.access.authenticate(request.scope["headers"]).id
     settings = serving.settings
     raw = await read_body(request.scope, request.receive, settings.max_body_bytes)
-    body = parse_body(raw, serving.body_limits)
+    asked = parse_body(raw, serving.body_limits)
+    body = await said_in_full(serving, exchange.tenant, asked, exchange.endpoint)
     form = read_form(body, serving.body_limits, settings.strict)
     ask = form.asks[0]
     exchange.answer_id = form.new_id()
@@ -65,7 +68,8 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
     is_resumable = ask.resumable or request.headers.get("x-headrace-resumable") in ("1", "true")
     if key is None and not (is_resumable and exchange.is_streamed):
         return Answer(serving, exchange, form)
-    question = Asked(raw.decode(), key, sha256(exchange.endpoint.encode() + b"\n" + raw).digest())
+    text = raw.decode() if body is asked else orjson.dumps(body).decode()
+    question = Asked(text, key, sha256(exchange.endpoint.encode() + b"\n" + raw).digest())
     return KeptAnswer(serving, exchange, form, question, is_numbered=is_resumable)
 
 
@@ -74,6 +78,7 @@ class Asked:
     """A question in the words of who asked."""
 
     body: str
+    """With the text of a stream in full, where it goes on with one."""
     key: str | None = None
     """The `Idempotency-Key`, and the digest of what it stands for."""
     digest: bytes = b""

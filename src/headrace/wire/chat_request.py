@@ -31,6 +31,7 @@ from headrace.wire.common_fields import (
     USER,
     stream_options,
 )
+from headrace.wire.continue_from import CONTINUE_FROM
 from headrace.wire.fields import Given, Table, field, ours, unused
 from headrace.wire.kinds import Anything, Boolean, Object, OneOf, Text, Whole
 from headrace.wire.messages import (
@@ -51,6 +52,7 @@ CHAT: Final = Table(
     MODEL,
     field("messages", MESSAGES, note="The conversation so far.", required=True),
     ours("prompt", Text(), note="What was received of the answer so far: it is gone on from."),
+    CONTINUE_FROM,
     *STREAMING,
     MAX_TOKENS,
     field("max_completion_tokens", Whole(1), "max_tokens", "The newer name of `max_tokens`."),

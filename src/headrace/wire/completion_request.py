@@ -23,6 +23,7 @@ from headrace.wire.common_fields import (
     USER,
     stream_options,
 )
+from headrace.wire.continue_from import CONTINUE_FROM
 from headrace.wire.fields import Table, field, refused
 from headrace.wire.kinds import Boolean, ByType, Kind, Many, Text, Whole
 from headrace.wire.reading import Path, Reading
@@ -84,6 +85,7 @@ COMPLETION: Final = Table(
         note="Goes to the model as it is, without a template.",
         required=True,
     ),
+    CONTINUE_FROM,
     *STREAMING,
     MAX_TOKENS,
     *SAMPLING,

@@ -15,6 +15,7 @@ import orjson
 from headrace.errors import HeadraceError, InvalidRequest
 from headrace.events import Failed
 from headrace.server.chat import ChatForm
+from headrace.server.continuing import said_in_full
 from headrace.server.conversing import start
 from headrace.server.exchange import Exchange
 from headrace.server.respond import Asked, begin_kept, header_value, ignored_headers, telling
@@ -83,12 +84,13 @@ class Answer:
 
     async def _ask(self, question: Question) -> None:
         serving, exchange = self._serving, self.exchange
-        form = ChatForm(question.body, serving.body_limits, serving.settings.strict)
+        body = await said_in_full(serving, exchange.tenant, question.body, exchange.endpoint)
+        form = ChatForm(body, serving.body_limits, serving.settings.strict)
         ask = form.asks[0]
         exchange.headers += ignored_headers(ask)
         exchange.answer_id = form.new_id()
         if ask.resumable:
-            asked = Asked(orjson.dumps(question.body).decode())
+            asked = Asked(orjson.dumps(body).decode())
             kept = await begin_kept(serving, exchange, form, asked)
             await self._tell_kept(kept, after=0)
             if exchange.has_left and not (self._speech and self._speech.has_begun):
