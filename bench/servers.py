@@ -1,6 +1,6 @@
 """Our server and llama-server on the same machine, taking turns: who waits, and how long.
 
-    .venv/bin/python bench/servers.py --llama-server PATH [--rounds 3]
+    .venv/bin/python bench/servers.py --llama-server PATH [--rounds 3] [--quick]
 
 `headrace serve`, llama-server on the same file and llama-server on its Q4_0 copy run side by side;
 only one is asked at a time, the others sleep. Closed loops of 1, 4 and 16 clients ask prompts of
@@ -16,12 +16,12 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 from rich.console import Console
@@ -40,12 +40,16 @@ from headrace.commands.bench import showing, told_plainly
 from headrace.errors import BenchError
 
 OURS, ALONE, SAME, Q4_0 = "headrace serve", "engine alone", "llama-server", "llama-server Q4_0"
-CONCURRENCIES = (1, 4, 16)
-REQUESTS_PER_CLIENT = 3
-MIN_REQUESTS = 8
+NUM_REQUESTS = {1: 8, 4: 12, 16: 48}
+"""By the number of clients; as many as there are clients come before, to warm up."""
+QUICK_NUM_REQUESTS = {1: 3, 4: 6, 16: 16}
 NUM_SLOTS = 16
 SLOT_TOKENS = 512
 NUM_BANDWIDTH_RUNS = 3
+
+
+Side: TypeAlias = Callable[[int, int, int], dict[str, Any]]
+"""Clients, requests, seed: a summary of that load."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def llama_server(name: str, program: Path, path: Path, further: str) -> ServerPr
 
 def requantized(program: Path, path: Path) -> Path:
     """`path` in Q4_0, by the llama-quantize beside llama-server; kept in the cache folder."""
-    quantize = program.with_name("llama-quantize")
+    quantize = program.with_name(program.name.replace("server", "quantize"))
     status = path.stat()
     target = peers.cache_dir() / f"{path.stem}.{status.st_size}.llama-quantize-Q4_0.gguf"
     if target.exists():
@@ -164,34 +168,34 @@ def ask_engine(engine: Worker, concurrency: int, num_requests: int, seed: int) -
 
 
 def compare(
-    sides: dict[str, Callable[[int, int, int], dict[str, Any]]],
+    sides: dict[str, Side],
     num_rounds: int,
+    num_requests: Mapping[int, int],
     show: Callable[[str], None],
 ) -> Rounds:
     """All sides in turns; the order rotates, so that none always follows the same neighbour."""
     rounds, names = Rounds(), list(sides)
     for turn in range(num_rounds):
-        for concurrency in CONCURRENCIES:
-            num_requests = max(MIN_REQUESTS, REQUESTS_PER_CLIENT * concurrency)
+        for concurrency, number in num_requests.items():
             start = turn % len(names)
             for name in names[start:] + names[:start]:
                 show(f"round {turn + 1} of {num_rounds}: {concurrency} clients of {name}")
                 # Nobody's threads still spin while the next one is timed.
                 time.sleep(SETTLE_S)
-                rounds.add(name, concurrency, sides[name](concurrency, num_requests, turn))
+                rounds.add(name, concurrency, sides[name](concurrency, number, turn))
     return rounds
 
 
 def table(rounds: Rounds, names: list[str]) -> Table:
     shown = Table(title="medians of the rounds")
     shown.add_column("")
-    for concurrency in CONCURRENCIES:
+    for concurrency in NUM_REQUESTS:
         for title in NAMES.values():
             shown.add_column(f"c={concurrency} {title}", justify="right")
     for name in names:
         cells = (
             rounds.median(name, concurrency, figure)
-            for concurrency in CONCURRENCIES
+            for concurrency in NUM_REQUESTS
             for figure in NAMES
         )
         shown.add_row(name, *(f"{cell:,.0f}" for cell in cells))
@@ -235,6 +239,7 @@ def found_program(given: Path | None) -> Path | None:
 @click.option("--q4-0", type=Path, help="A Q4_0 file of the same model. Default: one is made.")
 @click.option("--peer-weights", type=click.Choice(["same", "q4_0", "both"]), default="both")
 @click.option("--rounds", "num_rounds", default=3, show_default=True)
+@click.option("--quick", is_flag=True, help="A third of the requests, in two rounds at most.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def main(
     model: str | None,
@@ -243,6 +248,7 @@ def main(
     q4_0: Path | None,
     peer_weights: str,
     num_rounds: int,
+    quick: bool,
     as_json: bool,
 ) -> None:
     with told_plainly(), ExitStack() as stack, showing() as show:
@@ -254,8 +260,10 @@ def main(
             starting += llama_servers(program, path, q4_0, peer_weights, llama_args)
         servers = [stack.enter_context(server) for server in starting]
         engine = stack.enter_context(Worker(ALONE, alone.command(path)))
-        sides = {server.name: partial(ask, server) for server in servers}
-        rounds = compare({**sides, ALONE: partial(ask_engine, engine)}, num_rounds, show)
+        sides: dict[str, Side] = {server.name: partial(ask, server) for server in servers}
+        sides[ALONE] = partial(ask_engine, engine)
+        num_requests = QUICK_NUM_REQUESTS if quick else NUM_REQUESTS
+        rounds = compare(sides, min(num_rounds, 2) if quick else num_rounds, num_requests, show)
         found["ready_s"] = {server.name: round(server.ready_s, 2) for server in servers}
     found["foreign_cores"] = round(foreign.cores(), 2)
     if as_json:
