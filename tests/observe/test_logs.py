@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,6 +86,17 @@ def test_a_request_is_one_line_of_json(stderr: Written) -> None:
         "total_ms": 400.0,
         "finish_reason": "length",
     }
+
+
+def test_prompts_are_told_whole_where_they_are_told(stderr: Written) -> None:
+    prompt, answer = "why\n" * 200, "\x1b[31mbecause"
+    for log_format in ("json", "pretty"):
+        logs.configure(log_format)  # type: ignore[arg-type]
+        logs.RequestLog().observe(replace(ANSWERED, prompts=(prompt,), answers=(answer,)))
+    as_json, pretty = stderr.getvalue().splitlines()
+    assert json.loads(as_json)["prompts"] == [prompt]
+    assert json.loads(as_json)["answers"] == [answer]
+    assert "because" in pretty and "\x1b" not in pretty
 
 
 def test_pretty_is_one_line_too(stderr: Written) -> None:

@@ -347,6 +347,16 @@ def test_limits_are_per_name_as_asked_for(limits: str) -> None:
     run(play)
 
 
+def test_who_invents_names_has_no_limits_of_their_own(limits: str) -> None:
+    async def play() -> None:
+        door = Door(limits=limits, aliases={"*": "fake", "mine": "fake"})
+        for model, num_left in (("fake", 4), ("x1", 3), ("x2", 2), ("mine", 4)):
+            call = await door.answer(door.post(COMPLETIONS, asking(model=model, max_tokens=1)))
+            assert (call.status, left_of(call)["remaining-requests"]) == (200, str(num_left))
+
+    run(play)
+
+
 # --- what reaches the engine ----------------------------------------------------------------------
 
 

@@ -241,3 +241,20 @@ def test_headers_that_an_application_sends_stay() -> None:
         assert [name for name, _ in call.headers] == ["content-type", "x-request-id"]
 
     run(play)
+
+
+@pytest.mark.parametrize("log_prompts", [True, False])
+def test_what_was_said_is_told_only_where_the_settings_say_so(log_prompts: bool) -> None:
+    async def play() -> None:
+        door = Door(engine_saying("Hello."), log_prompts=log_prompts)
+        await door.answer(door.post(CHAT, {**ASK, "n": 2}))
+        await door.answer(door.post(COMPLETIONS, {"model": "fake", "prompt": ["a", "b"]}))
+        chat, completion = door.ended
+        if not log_prompts:
+            assert (chat.prompts, chat.answers, completion.prompts) == ((), (), ())
+            return
+        assert json.loads(chat.prompts[0]) == ASK["messages"]
+        assert completion.prompts == ("a", "b")
+        assert chat.answers == completion.answers == ("Hello.", "Hello.")
+
+    run(play)

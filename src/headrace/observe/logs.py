@@ -146,6 +146,9 @@ def request_fields(fact: RequestEnded) -> dict[str, Any]:
         "finish_reason": ",".join(fact.finish_reasons) or None,
         "error": fact.error_code,
         "error_message": fact.error_message if is_our_fault else None,
+        # As lists, which are shown whole and escaped.
+        "prompts": list(fact.prompts) or None,
+        "answers": list(fact.answers) or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -48,6 +48,10 @@ class RequestEnded:
     """From the request's arrival to the first token; None where none came."""
     gaps_s: array[float] = field(default_factory=lambda: array("d"))
     """Between the tokens of each choice as they reached the event loop."""
+    prompts: tuple[str, ...] = ()
+    """What was asked, messages as JSON; only where the settings say that it is logged."""
+    answers: tuple[str, ...] = ()
+    """Each choice's text, on the same condition."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from headrace.server.models import ServedModel
 from headrace.server.serving import Serving
 from headrace.streams.pump import Pump, Record
 from headrace.wire.ask import DEFAULT_MAX_TOKENS, Ask
+from headrace.wire.json_bytes import compact
 
 _LONG = 16_384
 """Characters of prompt from which on rendering and tokenizing would hold up the loop."""
@@ -113,6 +114,8 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
     exchange.model = ask.model
     served = serving.registry.resolve(ask.model)
     exchange.served_by = served.id
+    if serving.settings.log_prompts:
+        exchange.prompts = tuple(map(_prompt, asks))
     _check_max_tokens(ask, served.engine.context_length)
     style: AnswerStyle = served.style
 
@@ -162,6 +165,13 @@ def request_of(ask: Ask, plan: AnswerPlan, tenant: str) -> Request:
         tenant=tenant,
         conversation=ask.place.conversation_id if ask.place else None,
     )
+
+
+def _prompt(ask: Ask) -> str:
+    """For people to read."""
+    if ask.prompt is not None:
+        return ask.prompt
+    return compact(ask.token_ids if ask.messages is None else ask.messages).decode()
 
 
 def _check_max_tokens(ask: Ask, context_length: int) -> None:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import Forbidden, HeadraceError
-from headrace.events import Usage
+from headrace.events import Delta, Usage
 from headrace.observe.observer import Observer, RequestEnded
 from headrace.wire.ids import request_id
 
 if TYPE_CHECKING:
     from headrace.conversations.turns import OpenTurn
+    from headrace.streams.log import StreamLog
     from headrace.streams.pump import Pump
 
 LEFT = 499
@@ -59,6 +60,8 @@ class Exchange:
     turn: OpenTurn | None = None
     """Where the conversation is kept."""
     pump: Pump | None = None
+    prompts: tuple[str, ...] = ()
+    """What was asked, where that is to be logged; so is then what was answered."""
     ended_at: float | None = None
     """When the last byte was sent, or the client had gone."""
 
@@ -100,7 +103,17 @@ class Exchange:
             decode_s=max((t.decode_s for t in timings), default=0.0),
             ttft_s=None if first_at is None else first_at - self.arrived_at,
             gaps_s=tally.gaps_s if tally else array("d"),
+            prompts=self.prompts,
+            answers=_texts(self.pump.log) if self.prompts and self.pump else (),
         )
+
+
+def _texts(log: StreamLog) -> tuple[str, ...]:
+    texts = [""] * log.num_choices
+    for event in log:
+        if isinstance(event, Delta):
+            texts[event.choice] += event.text
+    return tuple(texts)
 
 
 def exchange_of(scope: Scope) -> Exchange:

@@ -6,7 +6,7 @@ Made once from the settings, read by every handler. Thread: the event loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from headrace import __version__
@@ -23,7 +23,7 @@ from headrace.server.durable import FOLDER, SPILLED, Durable
 from headrace.server.idempotency import Idempotency
 from headrace.server.keys import KeyStore
 from headrace.server.limits import Limiter, LimitTable, Permit
-from headrace.server.models import ModelRegistry, model_names
+from headrace.server.models import ModelNames, ModelRegistry, model_names
 from headrace.server.telling import Telling
 from headrace.server.tokens import StreamTokens, kept_key
 from headrace.settings import ServerSettings, home
@@ -70,7 +70,8 @@ class Serving:
             num_open=lambda: self.num_requests,
         )
         self.observer: Observer = Observers((self._metrics, RequestLog(), *observers))
-        self._limiter = Limiter(LimitTable.parse(settings.limits))
+        table = LimitTable.parse(settings.limits)
+        self._limiter = Limiter(table, limited_as=_limited_as(names, table))
         self.streams: KeptStreams[Telling] = KeptStreams(
             KeptConfig(
                 ttl_s=settings.stream_ttl_s,
@@ -230,3 +231,10 @@ class Serving:
     def limit_headers(self, tenant: str, model: str) -> list[tuple[bytes, bytes]]:
         """What is left of the limits, for whatever response comes."""
         return self._limiter.headers(tenant, model)
+
+
+def _limited_as(names: ModelNames, table: LimitTable) -> Callable[[str], str]:
+    """Names that somebody wrote down have limits of their own. All others that the catch-all
+    answers for share its model's, or whoever invents names would have no limits at all."""
+    known = {*names.sources, *names.aliases, *table.rows}
+    return lambda asked: asked if asked in known else names.catch_all or asked

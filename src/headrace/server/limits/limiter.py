@@ -10,7 +10,7 @@ tokens from the cache are free. A stream that was admitted is never cut, so a bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from headrace.errors import RateLimited, RequestTooLarge
 from headrace.server.limits.bucket import TICKS_PER_S, Limit
@@ -24,7 +24,15 @@ ON_DEMAND = "on_demand"
 class Limiter:
     """Limits per tenant and model as asked for."""
 
-    def __init__(self, table: LimitTable, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        table: LimitTable,
+        store: Store | None = None,
+        *,
+        limited_as: Callable[[str], str] = lambda model: model,
+    ) -> None:
+        """`limited_as`: under which name a model as asked for is counted."""
+        self._limited_as = limited_as
         self._table = table
         self._store = MemoryStore() if store is None else store
 
@@ -53,7 +61,8 @@ class Limiter:
         earlier is not. A refused request counts for nothing.
         """
         num_tokens = num_prompt_tokens + (max_tokens or 0)
-        wants = _wants(self._table.row(model), tenant, model, num_tokens, num_requests)
+        name = self._limited_as(model)
+        wants = _wants(self._table.row(name), tenant, name, num_tokens, num_requests)
         for want in wants:
             if want.amount > want.limit.amount:
                 raise _too_large(want, _whose(tenant, model, service_tier))
@@ -67,11 +76,12 @@ class Limiter:
 
         Where only the other window is limited, it is told instead.
         """
-        row = self._table.row(model)
+        name = self._limited_as(model)
+        row = self._table.row(name)
         told: list[tuple[bytes, bytes]] = []
         for limit in (row.requests, row.tokens):
             if limit is not None:
-                told += self._told(tenant, model, limit)
+                told += self._told(tenant, name, limit)
         return sorted(told, key=lambda header: header[0])
 
     def _told(self, tenant: str, model: str, limit: Limit) -> list[tuple[bytes, bytes]]:
