@@ -171,6 +171,17 @@ class Core {
     });
   }
 
+  // Each move: (source, first, target, at, count, delta).
+  void move(const nb::sequence& moves) {
+    std::vector<Move> all;
+    for (nb::handle item : moves) {
+      const nb::tuple m = parts_of(item, 6);
+      const auto number = [&](int i) { return nb::cast<int>(m[i]); };
+      all.push_back({number(0), number(1), number(2), number(3), number(4), number(5)});
+    }
+    compute([&](Model& m) { m.move(all); });
+  }
+
   nb::bytes export_bank(int bank) const {
     return briefly([&](Model& m) {
       std::vector<uint8_t> data(m.bank_bytes());
@@ -339,6 +350,7 @@ NB_MODULE(_native, m) {
             c.briefly([&](Model& m) { m.shift_bank(bank, delta); });
           },
           "bank"_a, "delta"_a)
+      .def("move", &Core::move, "moves"_a)
       .def("export_bank", &Core::export_bank, "bank"_a)
       .def("import_bank", &Core::import_bank, "bank"_a, "data"_a)
       .def("close", &Core::close);

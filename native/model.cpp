@@ -62,6 +62,8 @@ const FormatTraits& traits_of(const TensorRef& ref) {
                            what);
 }
 
+constexpr int kMaxHeadDim = 256;
+
 // The file's row behind row `i` of a head matrix: interleaved pairs (2i, 2i + 1) become halves.
 int file_row(int i, int head_dim, int rope_dim, bool permuted) {
   const int inside = i % head_dim;
@@ -77,7 +79,7 @@ void check_shape(const Shape& s) {
   require(s.num_layers > 0 && s.vocab > 0 && s.context > 0, "model sizes must be positive");
   require(s.hidden > 0 && s.hidden % kBlock == 0, "hidden size must be a multiple of 32");
   require(s.ffn > 0 && s.ffn % kBlock == 0, "feed-forward size must be a multiple of 32");
-  require(s.head_dim >= 16 && s.head_dim % 16 == 0 && s.head_dim <= 256,
+  require(s.head_dim >= 16 && s.head_dim % 16 == 0 && s.head_dim <= kMaxHeadDim,
           "head size must be a multiple of 16, at most 256");
   require(s.num_kv_heads > 0 && s.num_heads > 0 && s.num_heads % s.num_kv_heads == 0,
           "heads must be a multiple of KV heads");
@@ -284,6 +286,60 @@ void Model::shift_bank(int bank, int delta) {
       for (int d = 0; d < dim; ++d) at[d * kLanes] = halves[d];
     }
   });
+}
+
+void Model::move(const std::vector<Move>& moves) {
+  for (const Move& m : moves) {
+    check_bank(m.source);
+    check_bank(m.target);
+    const auto fits = [&](int slot) { return slot >= 0 && slot <= kBankSize - m.count; };
+    if (m.count < 1 || !fits(m.first) || !fits(m.at)) {
+      throw std::invalid_argument("a move does not fit into banks of " +
+                                  std::to_string(kBankSize) + " positions");
+    }
+  }
+  const int half = shape_.rope_dim / 2;
+  std::vector<float> turns(moves.size() * 2 * half);
+  for (size_t i = 0; i < moves.size(); ++i) {
+    float* cosine = turns.data() + i * 2 * half;
+    rope_.rotation(moves[i].delta, cosine, cosine + half);
+  }
+  const int heads = shape_.num_kv_heads;
+  team_.run([&](Team::Walk& walk) {
+    team_.each(walk, shape_.num_layers * heads, [&](int item) {
+      const int layer = item / heads, head = item % heads;
+      for (size_t i = 0; i < moves.size(); ++i) {
+        const float* cosine = turns.data() + i * 2 * half;
+        move_in_slice(moves[i], cosine, cosine + half, slice(layer, head, moves[i].source),
+                      slice(layer, head, moves[i].target));
+      }
+    });
+  });
+}
+
+void Model::move_in_slice(const Move& m, const float* cosine, const float* sine, uint8_t* from,
+                          uint8_t* to) const {
+  const int dim = shape_.head_dim;
+  float key[kMaxHeadDim];
+  uint16_t halves[kMaxHeadDim];
+  const auto lane = [&](uint8_t* slice, int slot) {
+    return reinterpret_cast<uint16_t*>(slice) + slot / kLanes * kLanes * dim + slot % kLanes;
+  };
+  for (int i = 0; i < m.count; ++i) {
+    const uint16_t* source = lane(from, m.first + i);
+    uint16_t* target = lane(to, m.at + i);
+    for (int d = 0; d < dim; ++d) halves[d] = source[d * kLanes];
+    if (m.delta != 0) {
+      kernels_.from_half(halves, dim, key);
+      kernels_.rotate(key, dim, shape_.rope_dim, cosine, sine, 1.0f);
+      kernels_.to_half(key, dim, halves);
+    }
+    for (int d = 0; d < dim; ++d) target[d * kLanes] = halves[d];
+  }
+  const auto values = [&](uint8_t* slice, int slot) {
+    return slice + slice_bytes(dim) / 2 + static_cast<size_t>(slot) * dim * sizeof(uint16_t);
+  };
+  std::memmove(values(to, m.at), values(from, m.first), m.count * dim * sizeof(uint16_t));
 }
 
 void Model::check(const std::vector<Span>& spans) const {

@@ -75,6 +75,16 @@ struct Span {
   int num_logits = 0;  // rows wanted, of the last tokens
 };
 
+// A run of positions on its way from one bank to another.
+struct Move {
+  int source = 0;
+  int first = 0;  // slot in the source
+  int target = 0;
+  int at = 0;  // slot in the target
+  int count = 0;
+  int delta = 0;  // positions by which the keys turn
+};
+
 class Workspace;
 
 class Model {
@@ -107,6 +117,9 @@ class Model {
 
   void copy_bank(int source, int target);
   void shift_bank(int bank, int delta);
+  // In the order given, so that a bank may be a target after it was a source. Throws
+  // std::invalid_argument, before anything is moved, for slots or banks that do not exist.
+  void move(const std::vector<Move>& moves);
   // All slices of a bank, layer by layer: bank_bytes() of them.
   void export_bank(int bank, uint8_t* out) const;
   void import_bank(int bank, const uint8_t* data);
@@ -129,6 +142,8 @@ class Model {
   size_t group_bytes() const { return bank_bytes_ * kGroupBanks; }
   template <class Visit>
   void each_slice(int bank, Visit visit) const;
+  void move_in_slice(const Move& move, const float* cosine, const float* sine, uint8_t* from,
+                     uint8_t* to) const;
 
   Shape shape_;
   const Kernels& kernels_;

@@ -38,6 +38,9 @@ class Usage:
     """Those of them that were thoughts: counted above the engine, by whoever reads the markers."""
     num_loaded_tokens: int = 0
     """Cached tokens whose banks came from disk; those of the others were in memory."""
+    num_shifted_tokens: int = 0
+    """Cached tokens whose banks were moved from other positions, in this turn or an earlier one:
+    where it is not 0, the answer is approximate."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
 import random
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 
@@ -52,6 +53,7 @@ class House:
         streams = self.streams()
         plan = self.scheduler.plan()
         self.check(plan, streams)
+        self.model.move(plan.moves, self.sequences)
         self.model.step(plan, self.kv)
         self.scheduler.complete(plan)
         for span in plan.spans:
@@ -714,6 +716,27 @@ class Anything(RuleBasedStateMachine):
     def prefill(self, prompt: list[int], tenant: str) -> None:
         self.house.add(prompt, tenant, max_new=0)
 
+    @rule(
+        data=st.data(),
+        tenant=tenants,
+        key=st.sampled_from(["talk", "chat"]),
+        new=token_lists,
+        max_new=st.integers(1, 6),
+    )
+    def add_turn_after_a_drop(
+        self, data: st.DataObject, tenant: str, key: str, new: list[int], max_new: int
+    ) -> None:
+        """What the conversation kept without its middle, and a new turn."""
+        leaf = self.house.kv.pins.leaf_of((tenant, key))
+        blocks = [] if leaf is None else [node.tokens for node in leaf.path()][::-1]
+        before = array("i", b"".join(blocks)).tolist()
+        start = data.draw(st.integers(0, len(before)))
+        end = data.draw(st.integers(start, len(before)))
+        prompt = [*before[:start], *before[end:], *new][:22]
+        s = self.house.sequence(prompt, tenant, max_new)
+        s.shifts_in = key
+        self.house.scheduler.add(s)
+
     @rule(num_tokens=st.integers(28, 60))
     def add_too_much(self, num_tokens: int) -> None:
         with pytest.raises(ContextLengthExceeded):
@@ -730,6 +753,7 @@ class Anything(RuleBasedStateMachine):
         """The model failed: a plan is never completed."""
         plan = self.house.scheduler.plan()
         self.house.check(plan, set())
+        self.house.model.move(plan.moves, self.house.sequences)
 
     @precondition(lambda self: self.alive(State.RUNNING, State.WAITING))
     @rule(data=st.data())

@@ -20,7 +20,7 @@ import pytest
 from headrace import _native
 from headrace.errors import InvalidModelFile, InvalidRequest, ModelError, UnsupportedModel
 from headrace.model import gguf, native
-from headrace.model.interface import SampleRow, SamplingSettings, Span
+from headrace.model.interface import Move, SampleRow, SamplingSettings, Span
 from headrace.model.native import NativeModel
 from support.gguf_models import ModelShape, write_model
 from support.native_runs import ids
@@ -253,16 +253,35 @@ NO_BANKS = (POOL_SIZE, -1, INT32_MAX)
         lambda model, bank: model.copy_bank(bank, 0),
         lambda model, bank: model.copy_bank(0, bank),
         lambda model, bank: model.shift_bank(bank, 1),
+        lambda model, bank: model.move([Move(bank, 0, 0, 0, 1, 0)]),
+        lambda model, bank: model.move([Move(0, 0, 1, 0, 1, 0), Move(0, 0, bank, 0, 1, 0)]),
         lambda model, bank: model.export_bank(bank),
         lambda model, bank: model.import_bank(bank, bytes(model.spec.bank_bytes)),
     ],
-    ids=["copy from", "copy to", "shift", "export", "import"],
+    ids=["copy from", "copy to", "shift", "move from", "move to", "export", "import"],
 )
 def test_a_bank_outside_the_pool(
     model: NativeModel, use: Callable[[NativeModel, int], object], bank: int
 ) -> None:
     with pytest.raises(ModelError, match=f"bank {bank} is not in the pool of {POOL_SIZE}"):
         use(model, bank)
+
+
+@pytest.mark.parametrize(
+    ("first", "at", "num_positions"),
+    [(0, 0, 0), (0, 0, -1), (-1, 0, 1), (0, -1, 1), (32, 0, 1), (1, 0, 32), (0, 20, 13)],
+)
+def test_a_move_that_does_not_fit(
+    model: NativeModel, first: int, at: int, num_positions: int
+) -> None:
+    with pytest.raises(ModelError, match="does not fit into banks of 32"):
+        model.move([Move(0, first, 1, at, num_positions, 3)])
+
+
+def test_a_move_of_another_type(model: NativeModel) -> None:
+    for wrong in ([(0, 0, 1, 0, 1)], [5], [(0, 0, 1, 0, 1, 2**31)], [(0, 0, 1, 0, 1, "x")]):
+        with pytest.raises(ModelError, match="positions cannot be moved"):
+            model.move(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("use", [NativeModel.copy_bank, NativeModel.shift_bank])
@@ -415,6 +434,7 @@ def test_sizes_that_the_kernels_do_not_have(tmp_path: Path) -> None:
         lambda model, _: model.logits(0),
         lambda model, _: model.copy_bank(0, 1),
         lambda model, _: model.shift_bank(0, 1),
+        lambda model, _: model.move([Move(0, 0, 1, 0, 1, 0)]),
         lambda model, _: model.export_bank(0),
         lambda model, _: model.import_bank(0, bytes(model.spec.bank_bytes)),
     ],

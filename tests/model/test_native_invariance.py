@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from headrace import _native
 from headrace.errors import ModelError
 from headrace.model import native
-from headrace.model.interface import SampleRow, SamplingSettings, Span
+from headrace.model.interface import Move, SampleRow, SamplingSettings, Span
 from headrace.model.native import NativeModel
 from support.gguf_models import Q4_K_M, QUANTS, ModelShape, write_model
 from support.native_runs import bank_tables, compute, ids, num_banks_for
@@ -381,6 +381,50 @@ def test_shifting_there_and_back(one_layer: NativeModel) -> None:
     assert 0.25 < (before != between).mean() <= 0.5
     longest_pair = 2**0.5 * np.abs(before).max()
     assert np.abs(after - before).max() <= 2 * 2**-11 * longest_pair
+
+
+@pytest.mark.parametrize("delta", [0, -64, 5])
+def test_moving_a_whole_bank_is_copying_and_shifting_it(one_layer: NativeModel, delta: int) -> None:
+    model, size = one_layer, one_layer.spec.bank_size
+    compute(model, random_tokens(8, size), [2])
+    model.copy_bank(2, 3)
+    model.shift_bank(3, delta)
+    model.move([Move(2, 0, 4, 0, size, delta)])
+    assert model.export_bank(4) == model.export_bank(3)
+
+
+def test_moving_by_an_odd_distance_comes_from_two_banks(one_layer: NativeModel) -> None:
+    model, size, gone = one_layer, one_layer.spec.bank_size, 11
+    tokens = random_tokens(9, 2 * size)
+    compute(model, tokens, [0, 1])
+    kept = tokens[gone : gone + size]
+    anew = compute(model, (*kept, 17), [6, 7])[-1]
+    model.move([Move(0, gone, 5, 0, size - gone, -gone), Move(1, 0, 5, size - gone, gone, -gone)])
+    moved = compute(model, (*kept, 17), [5, 7], start=size)[-1]
+    assert np.linalg.norm(moved - anew) < SHIFT_TOLERANCE * np.linalg.norm(anew)
+
+
+def test_what_is_not_moved_to_stays(one_layer: NativeModel) -> None:
+    model, size = one_layer, one_layer.spec.bank_size
+    compute(model, random_tokens(10, 2 * size), [2, 3])
+    before = model.export_bank(3)
+    model.move([Move(2, 3, 3, 8, 2, 0)])
+    assert model.export_bank(3) != before
+    model.copy_bank(3, 4)
+    compute(model, random_tokens(10, 2 * size), [2, 3])
+    model.move([Move(3, 8, 4, 8, 2, 0)])
+    assert model.export_bank(4) == before
+
+
+def test_every_instruction_set_moves_alike(models: Models) -> None:
+    moved = set()
+    for isa in ISAS:
+        for threads in (1, 3):
+            model = models("tiny", isa, threads)
+            run(model, [Plan(random_tokens(1, 64))], [[3, 4]])
+            model.move([Move(3, 7, 9, 0, 25, -7), Move(4, 0, 9, 25, 7, -7)])
+            moved.add(model.export_bank(9))
+    assert len(moved) == 1
 
 
 def numbers_of(model: NativeModel, bank: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from headrace.engine.cost import CostModel, StepRates
 from headrace.engine.kv_cache import BankCopy, KVCache
 from headrace.engine.scheduler import Plan, Scheduler, SchedulerConfig
 from headrace.engine.sequence import Sequence, State
+from headrace.engine.shifting import BankMove
 
 RATES = StepRates(base_s=0.003, token_s=0.0003, read_s=1e-6, pair_s=2e-7)
 """A 135M model on two cores, roughly."""
@@ -61,6 +62,19 @@ class BankModel:
         for offset in range(self.bank_size):
             content = self._extend(content, sequence, start + offset)
             self._contents[bank][offset] = content
+
+    def move(self, moves: Iterable[BankMove], sequences: Iterable[Sequence]) -> None:
+        """Bring tokens to other positions. There they count as what belongs there, which is what an
+        approximation is; that they are the right tokens is checked."""
+        owners = {bank: s for s in sequences for bank in s.banks[s.num_committed_banks :]}
+        tokens = {number: token for (_, _, token), number in self._numbers.items()}
+        for source, first, target, at, num_positions, _ in moves:
+            sequence = owners[target]
+            start = sequence.banks.index(target) * self.bank_size
+            for i in range(num_positions):
+                assert tokens[self._contents[source][first + i]] == sequence.tokens[start + at + i]
+                content = self._content(sequence, start + at + i)
+                self._contents.setdefault(target, {})[at + i] = content
 
     def check(self, sequence: Sequence, num_positions: int) -> None:
         """The first positions hold exactly what this sequence would have written."""
@@ -120,7 +134,7 @@ def _check_table(kv: KVCache, sequence: Sequence) -> None:
     assert [node.bank for node in path] == list(sequence.banks[: sequence.num_committed_banks])
     data = sequence.tokens[: len(path) * kv.bank_size].tobytes()
     assert b"".join(node.tokens for node in path) == data
-    assert all(node.tenant == sequence.tenant for node in path)
+    assert all(node.realm == sequence.realm for node in path)
     assert sequence.num_computed_tokens <= len(sequence.banks) * kv.bank_size
     assert sequence.num_computed_tokens <= len(sequence.tokens)
     assert len(set(sequence.banks)) == len(sequence.banks)

@@ -7,7 +7,7 @@ admission.py     now, later or never
 mailbox.py       across, to the engine thread
 loop.py          the heart: one step after the other
 scheduler.py     which sequences get how many tokens          (waiting_line.py, cost.py)
-kv_cache.py      which banks they use                         (prefix_index.py, pins.py, memory.py)
+kv_cache.py      which banks they use            (prefix_index.py, pins.py, shifting.py, memory.py)
 parking/         which of them go to disk, and come back
 sampler.py       logits → token                               (grammar.py: under which mask)
 voice.py         token → text (text.py) → events

@@ -19,14 +19,16 @@ Only private banks are ever written. The cache moves no data: what must be copie
 
 from __future__ import annotations
 
+from array import array
 from typing import NamedTuple, TypeAlias
 
 from headrace.engine.pins import Pins, TurnEnd
-from headrace.engine.prefix_index import Node, PrefixIndex
+from headrace.engine.prefix_index import Node, PrefixIndex, Realm
 from headrace.engine.sequence import Sequence
+from headrace.engine.shifting import BankMove, Kept, moves, what_is_kept
 
-BankKey: TypeAlias = tuple[str, Node | None, bytes]
-"""Tenant, parent and token ids: the address that a bank not yet computed will have."""
+BankKey: TypeAlias = tuple[Realm, Node | None, bytes]
+"""Realm, parent and token ids: the address that a bank not yet computed will have."""
 
 
 class BankCopy(NamedTuple):
@@ -107,7 +109,7 @@ class KVCache:
         if end > sequence.num_silent_tokens:
             return None
         parent = path[-1] if path else sequence.prefix
-        return sequence.tenant, parent, sequence.tokens[start:end].tobytes()
+        return sequence.realm, parent, sequence.tokens[start:end].tobytes()
 
     def match(self, sequence: Sequence) -> int:
         """Attach the longest cached continuation of what is computed; returns its tokens. Never a
@@ -140,11 +142,9 @@ class KVCache:
         for i in range(sequence.num_committed_banks, num_settled // self.bank_size):
             start = i * self.bank_size
             tokens = sequence.tokens[start : start + self.bank_size].tobytes()
-            node = self.index.find(sequence.prefix, sequence.tenant, tokens)
+            node = self.index.find(sequence.prefix, sequence.realm, tokens)
             if node is None:
-                node = self.index.insert(
-                    sequence.prefix, sequence.tenant, tokens, sequence.banks[i]
-                )
+                node = self.index.insert(sequence.prefix, sequence.realm, tokens, sequence.banks[i])
             else:
                 self._hold(node)
             self._enter(sequence, node)
@@ -153,13 +153,50 @@ class KVCache:
         """Take all banks from the sequence. Indexed ones stay cached, the last used longest."""
         if sequence.prefix is not None:
             for node in sequence.prefix.path():
-                self.index.let_go(node)
-                self._num_cached += not node.num_holders
+                self._let_go(node)
         self._free.extend(sequence.banks[sequence.num_committed_banks :])
         del sequence.banks[:]
         sequence.prefix = None
         sequence.num_committed_banks = 0
         sequence.num_computed_tokens = 0
+        sequence.realm = sequence.tenant
+
+    def shift(self, sequence: Sequence) -> list[BankMove]:
+        """Let a sequence that may be approximate, and has no banks, go on from what its
+        conversation kept, though turns of that are gone: in the conversation's own realm, from what
+        was moved there before, or by the moves returned, which then come before its next step.
+        Where that saves nothing, or there are no banks for it, all stays exact."""
+        if sequence.shifts_in is None or sequence.banks:
+            return []
+        owner = (sequence.tenant, sequence.shifts_in)
+        num_exact = self.count_cached_tokens(sequence)
+        sequence.realm = owner
+        num_near = self.count_cached_tokens(sequence)
+        leaf = self.pins.leaf_of(owner)
+        kept = None if leaf is None else self._kept(sequence, leaf)
+        num_far = 0 if kept is None else min(kept.end, sequence.num_silent_tokens)
+        if leaf is not None and kept is not None and num_far >= num_near + self.bank_size:
+            if num_far >= num_exact + self.bank_size and self._make_place(sequence, leaf):
+                sources = [node.bank for node in leaf.path()][::-1]
+                sequence.num_computed_tokens = num_far
+                return moves(kept, num_far, sources, sequence.banks, self.bank_size)
+        elif num_near > num_exact and self.fits(sequence):
+            return []
+        sequence.realm = sequence.tenant
+        return []
+
+    def _kept(self, sequence: Sequence, leaf: Node) -> Kept | None:
+        before = array("i", b"".join(node.tokens for node in list(leaf.path())[::-1]))
+        return what_is_kept(before, sequence.tokens, self.bank_size)
+
+    def _make_place(self, sequence: Sequence, leaf: Node) -> bool:
+        """Reserve banks for all tokens, none of them among those up to `leaf`."""
+        for node in leaf.path():
+            self._hold(node)
+        has_place = self.reserve(sequence, sequence.num_uncomputed_tokens)
+        for node in leaf.path():
+            self._let_go(node)
+        return has_place
 
     def fork(self, parent: Sequence, child: Sequence) -> BankCopy | None:
         """Give `child`, which has no banks, all that the parent has computed. Raises `ValueError`
@@ -195,11 +232,19 @@ class KVCache:
     def forget(self, tenant: str, conversation: str) -> None:
         """Keep nothing for the conversation any more, and free what no other bank continues and
         nobody else holds or pins. Unknown ones are fine."""
-        node = self.pins.drop((tenant, conversation))
-        while node is not None and not node.children and self.index.is_idle(node):
-            self._free.append(self.index.remove(node))
-            self._num_cached -= 1
+        owner = (tenant, conversation)
+        node = self.pins.drop(owner)
+        for moved in reversed(self.index.of_realm(owner)):
+            self._drop_needless(moved)
+        while node is not None and self._drop_needless(node):
             node = node.parent
+
+    def _drop_needless(self, node: Node) -> bool:
+        if node.children or not self.index.is_idle(node) or not self.index.has(node):
+            return False
+        self._free.append(self.index.remove(node))
+        self._num_cached -= 1
+        return True
 
     def bank_key(self, node: Node) -> bytes:
         """A stable name of the bank's content, the same in every process; see
@@ -229,7 +274,7 @@ class KVCache:
         end = sequence.num_silent_tokens
         while start + size <= end:
             tokens = sequence.tokens[start : start + size].tobytes()
-            node = self.index.find(node, sequence.tenant, tokens)
+            node = self.index.find(node, sequence.realm, tokens)
             if node is None:
                 break
             path.append(node)
@@ -239,6 +284,10 @@ class KVCache:
     def _hold(self, node: Node) -> None:
         self._num_cached -= not node.num_holders
         self.index.hold(node)
+
+    def _let_go(self, node: Node) -> None:
+        self.index.let_go(node)
+        self._num_cached += not node.num_holders
 
     def _enter(self, sequence: Sequence, node: Node) -> None:
         """Make an indexed bank the sequence's next committed one."""

@@ -39,7 +39,7 @@ from headrace.engine.text import TextStream
 from headrace.engine.voice import Voice
 from headrace.errors import EngineClosed, GenerationFailed, HeadraceError
 from headrace.events import Event, Failed, Finished, FinishReason, Timings, Usage
-from headrace.model.interface import Model, Sampled, SampleRow, Span
+from headrace.model.interface import Model, Move, Sampled, SampleRow, Span
 
 _log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class EngineLoop:
         plan = self._scheduler.plan()
         self._announce(plan)
         self._watch.lap("plan")
-        if self._compute(plan):
+        if self._move(plan) and self._compute(plan):
             rows, voices = self._rows(plan)
             self._speak(voices, self._sample(rows, voices))
         if self._prefills:
@@ -306,6 +306,7 @@ class EngineLoop:
             submission.prompt,
             max_num_tokens=submission.max_num_tokens,
         )
+        sequence.shifts_in = request.conversation if request.shift else None
         vocab_size = self._model.spec.vocab_size
         grammar = None if request.grammar is None else request.grammar.start(vocab_size)
         settings = request.sampling(choice, submission.seed)
@@ -348,6 +349,23 @@ class EngineLoop:
         started = voice.start(self._clock())
         if started is not None:
             self._post(voice.submission, started)
+
+    def _move(self, plan: Plan) -> bool:
+        """Bring what conversations keep to its new positions; False where that failed, and with it
+        the whole step."""
+        if not plan.moves:
+            return True
+        try:
+            self._model.move([Move(*move) for move in plan.moves])
+        except Exception as error:
+            _log.warning("the model failed to move banks", exc_info=True)
+            shifted = [s for s in plan.admitted if s.realm != s.tenant]
+            for sequence in dict.fromkeys([*shifted, *(span.sequence for span in plan.spans)]):
+                failure = GenerationFailed(f"the model failed while it moved banks: {error}")
+                self._fail(self._voices[sequence.id], failure)
+            return False
+        self._watch.lap("model")
+        return True
 
     def _compute(self, plan: Plan) -> bool:
         """Run the model; False when there is nothing to sample from."""
@@ -450,12 +468,12 @@ class EngineLoop:
         # Off the list first: should the rest fail, the burial has no second end for this choice.
         del self._voices[voice.sequence.id]
         self._prefills.discard(voice)
-        leaf = voice.sequence.prefix
+        leaf, tenant = voice.sequence.prefix, voice.sequence.tenant
         try:
             self._parking.drop(voice.sequence)
             self._scheduler.cancel(voice.sequence, turn)
-            if turn is not None and turn.is_good:
-                self._parking.turn_ended((voice.sequence.tenant, turn.conversation), leaf)
+            if turn is not None and turn.is_good and leaf is not None and leaf.realm == tenant:
+                self._parking.turn_ended((tenant, turn.conversation), leaf)
             voices = self._jobs[voice.submission.reader]
             voices.remove(voice)
             if not voices:

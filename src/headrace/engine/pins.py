@@ -66,6 +66,11 @@ class Pins:
         """The last bank of each conversation; the banks before it are pinned with it."""
         return [pin.leaf for pin in self._pins.values()]
 
+    def leaf_of(self, owner: Owner) -> Node | None:
+        """The last bank that the owner keeps."""
+        pin = self._pins.get(owner)
+        return None if pin is None else pin.leaf
+
     def renew(self, owner: Owner, leaf: Node | None, at: float) -> bool:
         """A turn has ended at this bank: it and those before it are kept, in place of what the
         owner kept before. Others give way to it; False where it is too long to be kept itself."""

@@ -1,12 +1,12 @@
 """Which bank holds which tokens: the content address of every full bank.
 
-In: a tenant and token ids. Out: nodes, each naming one bank. Thread: the engine thread only.
+In: a realm and token ids. Out: nodes, each naming one bank. Thread: the engine thread only.
 Next: `engine/kv_cache.py`.
 
-A tree per tenant. A node is one full bank; its key is its parent and its exact token ids, so a
-wrong hit is impossible rather than unlikely: nothing is hashed down to fewer bits. Keys and values
-of a bank depend on everything before it, which is why the path, not the bank's own tokens, is the
-address.
+A tree per realm: a tenant, or a conversation whose banks are approximate. A node is one full bank;
+its key is its parent and its exact token ids, so a wrong hit is impossible rather than unlikely:
+nothing is hashed down to fewer bits. Keys and values of a bank depend on everything before it,
+which is why the path, not the bank's own tokens, is the address.
 
                 ┌ [are you]            a node is *idle* when nobody holds or pins it; who holds a
     [hello ,] ──┤                      child holds its parent, so idle nodes have idle children only
@@ -18,6 +18,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from typing import TypeAlias
+
+Realm: TypeAlias = str | tuple[str, str]
+"""Who may use a bank: a tenant; or a tenant's conversation, where it is approximate."""
 
 
 class Node:
@@ -30,14 +34,14 @@ class Node:
         "num_holders",
         "num_pins",
         "parent",
-        "tenant",
+        "realm",
         "tokens",
     )
 
-    def __init__(self, bank: int, parent: Node | None, tenant: str, tokens: bytes) -> None:
+    def __init__(self, bank: int, parent: Node | None, realm: Realm, tokens: bytes) -> None:
         self.bank = bank
         self.parent = parent
-        self.tenant = tenant
+        self.realm = realm
         self.tokens = tokens
         self.children: dict[bytes, Node] = {}
         self.num_holders = 0
@@ -55,7 +59,7 @@ class Node:
 
 
 class PrefixIndex:
-    """The trees of all tenants, and the idle nodes in the order in which they may be evicted.
+    """The trees of all realms, and the idle nodes in the order in which they may be evicted.
 
     Idle nodes are kept least recently used first. Sequences let go of children before parents, so
     a child always stands before its parent and the first idle node is always a leaf: eviction needs
@@ -64,7 +68,7 @@ class PrefixIndex:
 
     def __init__(self, identity: str) -> None:
         self._identity = identity
-        self._roots: dict[str, dict[bytes, Node]] = {}
+        self._roots: dict[Realm, dict[bytes, Node]] = {}
         self._idle: OrderedDict[Node, None] = OrderedDict()
         self._num_nodes = 0
 
@@ -78,6 +82,13 @@ class PrefixIndex:
             queue.extend(node.children.values())
             yield node
 
+    def of_realm(self, realm: Realm) -> list[Node]:
+        """All nodes of one tree, parents before children."""
+        nodes = list(self._roots.get(realm, {}).values())
+        for node in nodes:
+            nodes.extend(node.children.values())
+        return nodes
+
     @property
     def num_idle(self) -> int:
         return len(self._idle)
@@ -85,16 +96,16 @@ class PrefixIndex:
     def is_idle(self, node: Node) -> bool:
         return not (node.num_holders or node.num_pins)
 
-    def find(self, parent: Node | None, tenant: str, tokens: bytes) -> Node | None:
+    def find(self, parent: Node | None, realm: Realm, tokens: bytes) -> Node | None:
         """The bank that continues `parent` with exactly `tokens` (32-bit ids, native order)."""
         if parent is not None:
             return parent.children.get(tokens)
-        root = self._roots.get(tenant)
+        root = self._roots.get(realm)
         return root.get(tokens) if root is not None else None
 
-    def insert(self, parent: Node | None, tenant: str, tokens: bytes, bank: int) -> Node:
+    def insert(self, parent: Node | None, realm: Realm, tokens: bytes, bank: int) -> Node:
         """Register `bank`. The caller has made sure that `find` finds nothing, and holds it."""
-        node = Node(bank, parent, tenant, tokens)
+        node = Node(bank, parent, realm, tokens)
         node.num_holders = 1
         self._siblings(node)[tokens] = node
         self._num_nodes += 1
@@ -149,7 +160,7 @@ class PrefixIndex:
         siblings = self._siblings(node)
         del siblings[node.tokens]
         if node.parent is None and not siblings:
-            del self._roots[node.tenant]
+            del self._roots[node.realm]
         self._num_nodes -= 1
         return node.bank
 
@@ -163,33 +174,37 @@ class PrefixIndex:
             step = step.parent
         for step in reversed(missing):
             above = step.parent._digest if step.parent is not None else None
-            seed = above if above is not None else self._root_digest(step.tenant)
+            seed = above if above is not None else self._root_digest(step.realm)
             step._digest = _next_digest(seed, step.tokens)
         digest = node._digest
         assert digest is not None
         return digest
 
-    def digests(self, node: Node | None, tenant: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    def digests(self, node: Node | None, realm: Realm, blocks: Iterable[bytes]) -> Iterator[bytes]:
         """What `digest` will say of banks that are not there yet: those that go on from `node`, or
         from nothing, with each of `blocks` in turn."""
-        digest = self.digest(node) if node is not None else self._root_digest(tenant)
+        digest = self.digest(node) if node is not None else self._root_digest(realm)
         for tokens in blocks:
             digest = _next_digest(digest, tokens)
             yield digest
 
     def has(self, node: Node) -> bool:
         """Whether the node is here still, and was not evicted."""
-        return self.find(node.parent, node.tenant, node.tokens) is node
+        return self.find(node.parent, node.realm, node.tokens) is node
 
     def _siblings(self, node: Node) -> dict[bytes, Node]:
         if node.parent is not None:
             return node.parent.children
-        return self._roots.setdefault(node.tenant, {})
+        return self._roots.setdefault(node.realm, {})
 
-    def _root_digest(self, tenant: str) -> bytes:
+    def _root_digest(self, realm: Realm) -> bytes:
+        if not isinstance(realm, str):
+            raise ValueError(f"banks that were moved are the same in no other process: {realm!r}")
         # The length keeps ("ab", "c") apart from ("a", "bc").
         identity = self._identity.encode()
-        return blake2b(b"%d:%b%b" % (len(identity), identity, tenant.encode())).digest()
+        return blake2b(
+            b"%d:%b%b" % (len(identity), identity, realm.encode(errors="surrogatepass"))
+        ).digest()
 
 
 def _next_digest(before: bytes, tokens: bytes) -> bytes:

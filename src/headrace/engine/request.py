@@ -88,6 +88,11 @@ class Request:
     conversation: str | None = None
     """The tenant's conversation of which this is a turn: its banks are kept for the next one, in
     place of what the turn before kept. One that breaks off leaves those as they were."""
+    shift: bool = False
+    """Where turns were dropped from the middle of the conversation, use the banks of those that are
+    left all the same: their keys are turned to the new positions instead of computed again. The
+    answer is approximate then (`Usage.num_shifted_tokens`), and so are later ones that go on from
+    it. Where nothing was dropped, or no banks are left, all is computed as ever, and exact."""
 
     def __post_init__(self) -> None:
         _check_prompt(self)
@@ -102,6 +107,8 @@ class Request:
         if not isinstance(self.tenant, str):
             raise _wrong("tenant", self.tenant, "a string")
         _check_conversation(self.conversation)
+        if self.shift and self.conversation is None:
+            raise InvalidRequest("`shift` needs a `conversation`", param="shift")
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
 
@@ -202,7 +209,7 @@ _INTEGERS = {
     "top_logprobs": (0, MAX_TOP_LOGPROBS, f"a whole number from 0 to {MAX_TOP_LOGPROBS}"),
 }
 _OPTIONAL = ("max_tokens", "seed")
-_BOOLEANS = ("ignore_eos", "logprobs", "continue_final_message", "heal", "prefill_only")
+_BOOLEANS = ("ignore_eos", "logprobs", "continue_final_message", "heal", "prefill_only", "shift")
 
 
 _TEMPLATE_OWN = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})

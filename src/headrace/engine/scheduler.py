@@ -23,6 +23,7 @@ from headrace.engine.cost import CostModel
 from headrace.engine.kv_cache import BankCopy, BankKey, KVCache
 from headrace.engine.pins import TurnEnd
 from headrace.engine.sequence import Sequence, State
+from headrace.engine.shifting import BankMove
 from headrace.engine.waiting_line import Turn, WaitingLine
 from headrace.errors import ContextLengthExceeded, InvalidRequest
 
@@ -87,6 +88,8 @@ class Plan(NamedTuple):
     preempted: tuple[Sequence, ...]
     """Lost their banks and wait again; they go on later, as if nothing had happened."""
     admitted: tuple[Sequence, ...]
+    moves: tuple[BankMove, ...] = ()
+    """To be made in this order, before anything is computed or loaded."""
     loads: tuple[PlannedLoad, ...] = ()
     """Of sequences just admitted: each has a place for these banks, and waits for them."""
 
@@ -104,6 +107,7 @@ class _Draft:
     """Running sequences that have more to compute than one token and its drafts."""
     preempted: list[Sequence] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
+    moves: list[BankMove] = field(default_factory=list)
     loads: list[PlannedLoad] = field(default_factory=list)
     num_drafts: int = 0
     coming: set[BankKey | None] = field(default_factory=set)
@@ -176,6 +180,8 @@ class Scheduler:
         sequence.num_loading_banks = 0
         if sequence.state is _RUNNING:
             if turn is not None:
+                if turn.is_good:
+                    self.kv.commit(sequence)  # banks that were moved, and nothing computed since
                 self.kv.end_turn(sequence, turn)
             self.kv.release(sequence)
             del self._running[sequence.id]
@@ -194,7 +200,11 @@ class Scheduler:
         if draft.behind or self._may_admit(draft):
             self._catch_up(draft)
         return Plan(
-            tuple(draft.spans), tuple(draft.preempted), tuple(draft.admitted), tuple(draft.loads)
+            tuple(draft.spans),
+            tuple(draft.preempted),
+            tuple(draft.admitted),
+            tuple(draft.moves),
+            tuple(draft.loads),
         )
 
     def complete(self, plan: Plan) -> None:
@@ -319,6 +329,8 @@ class Scheduler:
             if self._running or not self.kv.pins.drop_first():
                 return False
         self._line.remove(sequence)
+        draft.moves += self.kv.shift(sequence)
+        self._note_cached(sequence, sequence.num_computed_tokens)
         self._attach(sequence)
         self.kv.reserve(sequence, sequence.num_uncomputed_tokens)
         self._run(sequence)
@@ -328,7 +340,7 @@ class Scheduler:
 
     def _fetch(self, sequence: Sequence, draft: _Draft) -> None:
         """Have what is on disk read, before anything is computed."""
-        names = self._find_parked(sequence)
+        names = self._find_parked(sequence) if sequence.realm == sequence.tenant else ()
         sequence.num_loading_banks = len(names)
         if names:
             draft.loads.append(PlannedLoad(sequence, names))
@@ -344,6 +356,8 @@ class Scheduler:
             sequence.num_cached_tokens = min(
                 sequence.num_cached_tokens + num_tokens, sequence.num_prompt_tokens
             )
+            if sequence.realm != sequence.tenant:
+                sequence.num_shifted_tokens = sequence.num_cached_tokens
 
     def _make_room(self, sequence: Sequence, draft: _Draft) -> bool:
         """Find banks for all tokens of a running sequence, whoever must yield for them; False when

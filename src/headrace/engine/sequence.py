@@ -18,7 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from headrace.engine.prefix_index import Node
+    from headrace.engine.prefix_index import Node, Realm
 
 
 class State(Enum):
@@ -57,8 +57,11 @@ class Sequence:
         "num_loading_banks",
         "num_preemptions",
         "num_prompt_tokens",
+        "num_shifted_tokens",
         "prefix",
         "rank_base",
+        "realm",
+        "shifts_in",
         "state",
         "tenant",
         "tokens",
@@ -81,7 +84,13 @@ class Sequence:
         """How many of the last tokens are guesses that the model has not confirmed."""
         self.state = State.WAITING
 
+        self.shifts_in: str | None = None
+        """The conversation whose banks it may use at other positions than they were made for."""
+
         # The KV cache's notes.
+        self.realm: Realm = tenant
+        """Whose banks it uses, and for whom it leaves its own: the tenant's, unless it is
+        approximate."""
         self.banks: array[int] = array("i")
         """Entry `i` holds positions `[i * bank_size, (i + 1) * bank_size)`."""
         self.num_committed_banks = 0
@@ -94,6 +103,8 @@ class Sequence:
         """Prompt tokens that came from the cache and were not computed for this sequence."""
         self.num_loaded_tokens = 0
         """Those of them that came from disk."""
+        self.num_shifted_tokens = 0
+        """Those of them that were moved from other positions, in this turn or an earlier one."""
         self.num_loading_banks = 0
         """Its next banks that are being read from disk; until then nothing of it is computed."""
         self.num_preemptions = 0

@@ -208,6 +208,7 @@ class Voice:
             sequence.num_cached_tokens,
             sequence.num_generated_tokens - num_given,
             num_loaded_tokens=sequence.num_loaded_tokens,
+            num_shifted_tokens=sequence.num_shifted_tokens,
         )
 
     def _timings(self, now: float) -> Timings:

@@ -110,6 +110,20 @@ class Sampled(NamedTuple):
     error: str | None
 
 
+class Move(NamedTuple):
+    """A run of positions on its way from one bank to another. Slots count from a bank's begin."""
+
+    source: int
+    first: int
+    """Slot in the source."""
+    target: int
+    at: int
+    """Slot in the target."""
+    num_positions: int
+    delta: int
+    """Positions by which the keys are turned; with 0 the copy is exact."""
+
+
 class Model(Protocol):
     """What the engine asks of a model. Methods raise `ModelError` and leave the pool usable."""
 
@@ -137,6 +151,10 @@ class Model(Protocol):
 
     def shift_bank(self, bank: int, delta: int) -> None:
         """Re-rotate the keys of `bank` by `delta` positions, in place (approximate)."""
+
+    def move(self, moves: Sequence[Move]) -> None:
+        """Copy runs of positions, in this order, and re-rotate the keys of each by its `delta`
+        (approximate). What was in the targets' other slots stays."""
 
     def export_bank(self, bank: int) -> bytes: ...
 

@@ -22,6 +22,7 @@ from headrace.model.gguf import GGUFFile
 from headrace.model.interface import (
     Batch,
     ModelSpec,
+    Move,
     Sampled,
     SampleRow,
     SamplerState,
@@ -261,6 +262,10 @@ class NativeModel:
     @_refusing("the bank cannot be shifted", f"{_BANKS}, and a 32-bit distance")
     def shift_bank(self, bank: int, delta: int) -> None:
         self._core.shift_bank(bank, delta)
+
+    @_refusing("positions cannot be moved", "moves of six 32-bit numbers")
+    def move(self, moves: Sequence[Move]) -> None:
+        self._core.move(moves)
 
     @_refusing("the bank cannot be exported", _BANKS)
     def export_bank(self, bank: int) -> bytes:

@@ -23,6 +23,7 @@ from headrace.model.interface import (
     BankTable,
     Batch,
     ModelSpec,
+    Move,
     Sampled,
     SampleRow,
     SamplingSettings,
@@ -109,12 +110,14 @@ class FakeModel:
         self._step_s = step_s
         self._tokens = array("i")
         self._before: list[int | None] = []
+        self._moved: set[int] = set()
         self._rows: list[tuple[list[int], int]] = []
         self.num_steps = 0
         self.num_touched = 0
         """Banks whose memory is in place."""
         self.num_computed_tokens = 0
         """All tokens that steps were asked to compute: what a cache hit saves."""
+        self.num_moved_tokens = 0
         self.is_closed = False
 
     @property
@@ -157,6 +160,7 @@ class FakeModel:
             bank, offset = span.banks[index // size], index % size
             if offset == 0:
                 self._before[bank] = checksum
+                self._moved.discard(bank)
             self._tokens[bank * size + offset] = token
             checksum = zlib.crc32(token.to_bytes(4, "little"), checksum)
 
@@ -168,7 +172,7 @@ class FakeModel:
         for bank in banks:
             if len(tokens) >= length:
                 break
-            if self._before[bank] != checksum:
+            if bank not in self._moved and self._before[bank] != checksum:
                 raise ModelError(
                     f"bank {bank} does not continue positions [0, {len(tokens)}) of its table"
                 )
@@ -200,6 +204,16 @@ class FakeModel:
     def shift_bank(self, bank: int, delta: int) -> None:
         raise ModelError("a fake model cannot shift banks")
 
+    def move(self, moves: Sequence[Move]) -> None:
+        size = self._spec.bank_size
+        for source, first, target, at, num_positions, _ in moves:
+            start, end = source * size + first, target * size + at
+            tokens = self._tokens[start : start + num_positions]
+            self._tokens[end : end + num_positions] = tokens
+            # What came before it there is not what comes before it here.
+            self._moved.add(target)
+        self.num_moved_tokens += sum(move.num_positions for move in moves)
+
     def export_bank(self, bank: int) -> bytes:
         size = self._spec.bank_size
         before = self._before[bank]
@@ -211,6 +225,7 @@ class FakeModel:
         self._tokens[bank * size : (bank + 1) * size] = array("i", data[: 4 * size])
         stamp = data[4 * size :]
         self._before[bank] = int.from_bytes(stamp, "little") if stamp else None
+        self._moved.discard(bank)
 
     def close(self) -> None:
         self.is_closed = True

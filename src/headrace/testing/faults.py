@@ -9,6 +9,7 @@ from headrace.model.interface import (
     Batch,
     Model,
     ModelSpec,
+    Move,
     Sampled,
     SampleRow,
     SamplerState,
@@ -72,6 +73,9 @@ class FaultyModel:
 
     def shift_bank(self, bank: int, delta: int) -> None:
         self._model.shift_bank(bank, delta)
+
+    def move(self, moves: Sequence[Move]) -> None:
+        self._model.move(moves)
 
     def export_bank(self, bank: int) -> bytes:
         return self._model.export_bank(bank)

@@ -24,6 +24,7 @@ from headrace.model.interface import (
     Batch,
     Model,
     ModelSpec,
+    Move,
     Sampled,
     SampleRow,
     SamplingSettings,
@@ -270,6 +271,9 @@ class ScriptedModel:
 
     def shift_bank(self, bank: int, delta: int) -> None:
         """Banks hold nothing."""
+
+    def move(self, moves: Sequence[Move]) -> None:
+        return
 
     def export_bank(self, bank: int) -> bytes:
         return b""

@@ -156,9 +156,9 @@ class Parking:
         """A sequence has lost its banks."""
         self._back.drop(sequence)
 
-    def turn_ended(self, owner: Owner, leaf: Node | None) -> None:
+    def turn_ended(self, owner: Owner, leaf: Node) -> None:
         """Park the banks that a good turn has left, in time."""
-        if leaf is not None and self._parked.is_open:
+        if self._parked.is_open:
             self._away.turn_ended(owner, leaf)
 
     def forget(self, owner: Owner, is_done: Future[None]) -> None:
