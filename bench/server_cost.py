@@ -2,9 +2,10 @@
 
     .venv/bin/python bench/server_cost.py [--seconds 6] [--rounds 3]
 
-Three sides take turns, with 1 and 16 clients: `headrace serve` on the fake engine, which says a
+Five sides take turns, with 1 and 16 clients: `headrace serve` on the fake engine, which says a
 script at the real engine's pace; the fake engine alone, whose events nobody reads; and a bare
-uvicorn stream that another thread feeds. Counted is the time of all threads of each process. The
+uvicorn stream that another thread feeds; and the first over WebSockets, one for each client and one
+for all. Counted is the time of all threads of each process. The
 server's cost is the first less the second: hand-over, JSON, SSE, HTTP, and its share of every
 request. Then: what an idle server takes, and how soon one with the default model is ready.
 """
@@ -27,7 +28,7 @@ import click
 from headrace.bench import machine
 from headrace.bench.serve.asking import FULL_LENGTH, OverHTTP
 from headrace.bench.serve.client import Server
-from headrace.bench.serve.load import Closed, Load, Plan, run
+from headrace.bench.serve.load import Asker, Closed, Load, Plan, run
 from headrace.bench.serve.process import HOST, ServerProcess, free_port, headrace_command
 from headrace.bench.serve.workloads import WORKLOADS
 from headrace.commands.bench import told_plainly
@@ -37,6 +38,7 @@ from headrace.errors import BenchError
 from headrace.events import Event, Failed, Finished
 from headrace.settings import ServerSettings
 from headrace.testing import scripted_engine
+from over_socket import OverSocket
 
 BARS_US = {1: 120.0, 16: 60.0}
 IDLE_BAR = 0.01
@@ -54,6 +56,7 @@ class Cost:
 
     cpu_s: float
     num_tokens: int
+    tokens_per_s: float = 0.0
 
     @property
     def us_per_token(self) -> float:
@@ -65,15 +68,31 @@ def served(server: ServerProcess, concurrency: int, seconds: float) -> Cost:
 
     async def load() -> Cost:
         with OverHTTP(Server.parse(server.url), "fake", fields=FULL_LENGTH) as asker:
-            await Load(_plan(concurrency, WARMUP_S, seed=1), asker).run()
-            begun = server.cpu_s()
-            outcome = await Load(_plan(concurrency, seconds, seed=2), asker).run()
-            cpu_s = server.cpu_s() - begun
-        if errors := [sample.error for sample in outcome.samples if sample.error is not None]:
-            raise BenchError(f"{server.name} failed: {errors[0]}")
-        return Cost(cpu_s, sum(sample.num_completion_tokens for sample in outcome.samples))
+            return await _cost(server, asker, concurrency, seconds)
 
     return run(load())
+
+
+def over_sockets(server: ServerProcess, concurrency: int, seconds: float, num_sockets: int) -> Cost:
+    """The same over WebSockets."""
+
+    async def load() -> Cost:
+        url = Server.parse(server.url).url
+        async with OverSocket(url, "fake", fields=FULL_LENGTH, num_sockets=num_sockets) as asker:
+            return await _cost(server, asker, concurrency, seconds)
+
+    return run(load())
+
+
+async def _cost(server: ServerProcess, asker: Asker, concurrency: int, seconds: float) -> Cost:
+    await Load(_plan(concurrency, WARMUP_S, seed=1), asker).run()
+    begun = server.cpu_s()
+    outcome = await Load(_plan(concurrency, seconds, seed=2), asker).run()
+    cpu_s = server.cpu_s() - begun
+    if errors := [sample.error for sample in outcome.samples if sample.error is not None]:
+        raise BenchError(f"{server.name} failed: {errors[0]}")
+    num_tokens = sum(sample.num_completion_tokens for sample in outcome.samples)
+    return Cost(cpu_s, num_tokens, num_tokens / seconds)
 
 
 def _plan(concurrency: int, seconds: float, seed: int) -> Plan:
@@ -235,14 +254,21 @@ def measure_tokens(rounds: int, seconds: float) -> float:
             "server": lambda concurrency: served(ours, concurrency, seconds),
             "alone": lambda concurrency: alone(concurrency, seconds),
             "bare": lambda concurrency: served(bare, concurrency, seconds),
+            "sockets": lambda concurrency: over_sockets(ours, concurrency, seconds, concurrency),
+            "one socket": lambda concurrency: over_sockets(ours, concurrency, seconds, 1),
         }
         for concurrency, bar_us in BARS_US.items():
             costs: dict[str, list[float]] = {name: [] for name in sides}
+            speeds: dict[str, list[float]] = {name: [] for name in sides}
             for turn in range(rounds):
-                order = list(sides)[turn % 3 :] + list(sides)[: turn % 3]
-                for name in order:
-                    costs[name].append(sides[name](concurrency).us_per_token)
+                start = turn % len(sides)
+                for name in [*list(sides)[start:], *list(sides)[:start]]:
+                    cost = sides[name](concurrency)
+                    costs[name].append(cost.us_per_token)
+                    speeds[name].append(cost.tokens_per_s)
             show_costs(concurrency, costs, bar_us)
+            for name in ("sockets", "one socket"):
+                show_sockets(concurrency, name, costs, speeds)
         return idle_share(ours)
 
 
@@ -255,6 +281,20 @@ def show_costs(concurrency: int, costs: dict[str, list[float]], bar_us: float) -
         f"bare uvicorn {median['bare']:.0f}; rounds {', '.join(f'{one:.0f}' for one in own)}; "
         f"bar {bar_us:.0f})",
         statistics.median(own) <= bar_us,
+    )
+
+
+def show_sockets(
+    concurrency: int, name: str, costs: dict[str, list[float]], speeds: dict[str, list[float]]
+) -> None:
+    """Beside the same over HTTP: no slower, and no dearer."""
+    cost, speed = statistics.median(costs[name]), statistics.median(speeds[name])
+    http_cost, http_speed = statistics.median(costs["server"]), statistics.median(speeds["server"])
+    what = "a WebSocket each" if name == "sockets" else "one WebSocket for all"
+    verdict(
+        f"c={concurrency}, {what}: process {cost:.0f} µs a token, {speed:.0f} tokens a second "
+        f"(over HTTP {http_cost:.0f} and {http_speed:.0f})",
+        cost <= http_cost and speed >= 0.98 * http_speed,
     )
 
 

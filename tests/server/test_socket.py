@@ -13,7 +13,7 @@ import pytest
 from headrace.server.app import create_app
 from headrace.server.keys import KeyStore
 from headrace.server.socket import connection
-from headrace.testing import ManualEngine
+from headrace.testing import FakeModel, ManualEngine
 from support.asgi import CHAT, COMPLETIONS, Door, engine_saying, run, settle, streamed_text
 from support.sockets import SocketCall, is_last, question
 
@@ -369,6 +369,30 @@ def test_a_slow_reader_gets_merged_deltas() -> None:
         assert socket.text("a") == streamed_text(alone.body)
 
     played(play, engine=ManualEngine())
+
+
+@pytest.mark.parametrize("num_answers", [1, 3])
+def test_a_message_a_token_while_the_reader_keeps_up_also_after_a_pause(num_answers: int) -> None:
+    async def play(door: Door, socket: SocketCall) -> None:
+        ids = "abc"[:num_answers]
+        for answer_id in ids:
+            socket.ask(answer_id, ignore_eos=True, max_tokens=120, seed=1)
+        await door.turn(4)
+        for num_missed in (0, 10, 0):
+            if num_missed:
+                socket.stop_reading()
+                await door.turn(num_missed)
+                socket.read_on()
+                await door.turn()
+            before = len(socket.messages)
+            for _ in range(5):
+                await door.turn()
+            said = [message["id"] for message in socket.messages[before:]]
+            assert sorted(said) == sorted(ids * 5)
+        await done(door, socket, *ids)
+        assert {len(socket.text(answer_id)) for answer_id in ids} == {120}
+
+    played(play, engine=ManualEngine(FakeModel(rule=lambda _: ord("a"))))
 
 
 def test_who_does_not_read_is_not_listened_to() -> None:

@@ -110,10 +110,11 @@ class Answer:
 
     async def _tell_plain(self, pump: Pump, told: Telling) -> None:
         self._runs(pump.cancel)
+        source = PlainSource(pump, PlainMessages(self.id, told.encoder()))
         try:
-            source = PlainSource(pump.log, PlainMessages(self.id, told.encoder()))
             await self._say(pump.log, source)
         finally:
+            source.leave()
             # Whatever went wrong here, nothing is generated for nobody.
             pump.cancel()
             if self.exchange.has_left:

@@ -38,6 +38,10 @@ class Source(Protocol):
     def take(self, num_bytes: int) -> list[bytes]:
         """What has come and was not taken, about so much of it; maybe nothing."""
 
+    def ride(self, rail: Outlet, when_over: Callable[[], None]) -> bool:
+        """Pass on what comes as it comes, while `rail` is free and it is nothing but tokens; then
+        call `when_over`. False where that cannot be."""
+
     def arrival(self) -> asyncio.Future[None] | None:
         """Done when there is more to take; None where there is already."""
 
@@ -54,6 +58,7 @@ class Speech:
         self._source = source
         self._on_end = on_end
         self.arrival = source.arrival
+        self.ride = source.ride
         self.sent: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """True when the last message has been sent, False when it was abandoned. Raises what is
         wrong with the source."""
@@ -104,6 +109,12 @@ class Outlet:
         self._takes_many = extension is not None
         self._loop = asyncio.get_running_loop()
         self._words: list[bytes] = []
+        self._passed: list[bytes] = []
+        """Messages of answers that ride, of this turn."""
+        self._num_riding = 0
+        self.is_free = True
+        """Nothing that was taken has to wait for the client. A plain field: it is asked for every
+        token."""
         self._ready: deque[Speech] = deque()
         self._is_due = False
         self._waiting: _Turn | None = None
@@ -125,6 +136,21 @@ class Outlet:
         self._ready.append(speech)
         self._soon()
 
+    def pass_on(self, messages: list[bytes]) -> None:
+        """Send messages of an answer that rides: with those of the others in this turn, or at once
+        where there are none. Only while `is_free`."""
+        if self._num_riding > 1 or self._is_due:
+            self._passed += messages
+            if not self._is_due:
+                self._soon()
+        elif not self._write_now(messages):
+            self._wait_with(_Turn(messages, []))
+
+    def _wait_with(self, turn: _Turn) -> None:
+        self._waiting = turn
+        self.is_free = False
+        self._has_waiting.set()
+
     async def room(self) -> None:
         """Returns when few messages of `say` wait."""
         await self._room.wait()
@@ -140,9 +166,11 @@ class Outlet:
                     await self._write(self._waiting.messages)
                     self._waiting.was_written()
                 self._waiting = None
+                self.is_free = True
                 self._soon()
         finally:
             self._is_closed = True
+            self.is_free = False
 
     def _soon(self) -> None:
         """A turn when everybody who is ready now has said so."""
@@ -156,8 +184,7 @@ class Outlet:
             return
         turn = self._gather()
         if turn.messages and not self._write_now(turn.messages):
-            self._waiting = turn
-            self._has_waiting.set()
+            self._wait_with(turn)
             return
         turn.was_written()
         if self._ready:
@@ -167,6 +194,8 @@ class Outlet:
         """What everybody has to say, in turn."""
         messages, self._words = self._words, []
         self._room.set()
+        messages += self._passed
+        self._passed = []
         speakers: list[Speech] = []
         num_bytes = 0
         for _ in range(len(self._ready)):
@@ -188,7 +217,7 @@ class Outlet:
     def _taken(self, speech: Speech) -> Sequence[bytes]:
         """One turn's messages. Until its end, `speech` is ready again when it has more."""
         taken = speech.take()
-        if speech.is_ended:
+        if speech.is_ended or self._rides(speech):
             return taken
         arrival = speech.arrival()
         if arrival is None:
@@ -196,6 +225,17 @@ class Outlet:
         else:
             arrival.add_done_callback(lambda _: self.add(speech))
         return taken
+
+    def _rides(self, speech: Speech) -> bool:
+        """Whether its messages come by themselves from now on, until it is ready again."""
+
+        def is_over() -> None:
+            self._num_riding -= 1
+            self.add(speech)
+
+        does = speech.ride(self, is_over)
+        self._num_riding += does
+        return does
 
     async def _write(self, messages: list[bytes]) -> None:
         if self._takes_many:

@@ -1,31 +1,76 @@
 """Where a socket's messages come from: a log of its own, or a stream that is kept.
 
 In: events. Out: messages, as many as are wanted. Thread: the event loop. Next: `outlet.py`.
+
+While an answer has nothing but tokens to say and its client keeps up, its source rides: each token
+becomes a message where it is heard, and no view is read for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from headrace.events import Event
 from headrace.server.telling import Telling
 from headrace.streams.kept import Kept
-from headrace.streams.log import StreamLog
+from headrace.streams.pump import Pump
 from headrace.wire.socket_frames import NumberedMessages, PlainMessages
 
 _EVENT_BYTES = 64
 """What an event counts for at least: one that gives no message costs time all the same."""
 
 
+class Rail(Protocol):
+    """Where messages go as they come."""
+
+    is_free: bool
+    """The client keeps up."""
+
+    def pass_on(self, messages: list[bytes]) -> None:
+        """Send them in this turn. Only while it is free."""
+
+
+class _Ride:
+    """One answer's way around its view. Implements `headrace.streams.ear.Bypass`."""
+
+    def __init__(
+        self, messages: PlainMessages, position: int, rail: Rail, when_over: Callable[[], None]
+    ) -> None:
+        self.position = position
+        self._encode = messages.encode
+        self._rail = rail
+        self._when_over = when_over
+        self._thread = threading.get_ident()
+
+    def take(self, events: Sequence[Event]) -> bool:
+        # On another thread: the loop writes, for all answers of the socket together.
+        if threading.get_ident() != self._thread or not self._rail.is_free:
+            return False
+        messages: list[bytes] = []
+        for event in events:
+            messages += self._encode(event)
+        if messages:
+            self._rail.pass_on(messages)
+        return True
+
+    def closed(self) -> None:
+        self._when_over()
+
+
 class PlainSource:
     """An answer that nobody else reads: what a slow client has missed is merged."""
 
-    def __init__(self, log: StreamLog, messages: PlainMessages) -> None:
-        self._log = log
-        self._view = log.view()
+    def __init__(self, pump: Pump, messages: PlainMessages) -> None:
+        self._pump = pump
+        self._log = pump.log
+        self._view = pump.log.view()
         self._messages = messages
         self._events: deque[Event] = deque()
+        self._ride: _Ride | None = None
 
     @property
     def is_ended(self) -> bool:
@@ -41,6 +86,27 @@ class PlainSource:
             num_bytes -= max(_EVENT_BYTES, sum(map(len, messages)))
             taken += messages
         return taken
+
+    def ride(self, rail: Rail, when_over: Callable[[], None]) -> bool:
+        if self._events or self._view.has_more:
+            return False
+
+        def is_over() -> None:
+            self._ride = None
+            self._view.position = ride.position
+            when_over()
+
+        ride = _Ride(self._messages, self._view.position, rail, is_over)
+        if self._pump.open_bypass(ride):
+            self._ride = ride
+            return True
+        return False
+
+    def leave(self) -> None:
+        """Nothing more is wanted."""
+        if self._ride is not None:
+            self._pump.close_bypass(self._ride)
+            self._ride.closed()
 
     def arrival(self) -> asyncio.Future[None] | None:
         if self._events or self._view.has_more:
@@ -62,6 +128,9 @@ class KeptSource:
     @property
     def is_ended(self) -> bool:
         return self._is_ended
+
+    def ride(self, rail: Rail, when_over: Callable[[], None]) -> bool:
+        return False  # all readers of a stream get the same messages
 
     def take(self, num_bytes: int) -> list[bytes]:
         frames = self._kept.frames
