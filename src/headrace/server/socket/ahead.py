@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from array import array
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -67,7 +68,7 @@ class Ahead:
         self._is_over = False
         self._due_at = 0
         """Bytes from which on another look is due."""
-        self._known: TokenIds | None = None
+        self._known: TokenIds = array("i")
         """What was computed last."""
 
     def look(self) -> None:
@@ -122,10 +123,11 @@ class Ahead:
         unlike = await self._prepared(tenant, other)
         known = common(question.prepared[0].prompt, unlike.prepared[0].prompt)
         del known[len(known) - len(known) % served.engine.spec.bank_size :]
+        num_new = len(known) - len(common(known, self._known))
         # Where somebody waits already, this can, too: until it is asked.
-        if not known or known == self._known or served.engine.stats().num_waiting:
+        if self._is_over or not num_new or served.engine.stats().num_waiting:
             return
-        permit = await self._serving.admit_ahead(tenant, question.asks[0].model, len(known))
+        permit = await self._serving.admit_ahead(tenant, question.asks[0].model, num_new)
         if permit is not None:
             self._known = known
             await _prefill(question, tenant, known, permit)
@@ -137,7 +139,8 @@ class Ahead:
 
 
 async def _prefill(question: Question, tenant: str, known: TokenIds, permit: Permit) -> None:
-    """Compute `known`, and charge what was not there. Where that is cut off, all is charged."""
+    """Compute `known`, and charge what was not there. Where that is cut off, all that was reserved
+    is charged."""
     request = Request(token_ids=known, prefill_only=True, tenant=tenant)
     try:
         async with question.served.engine.generate(request) as stream:
