@@ -185,6 +185,7 @@ def _run(serving: Serving) -> None:
         serving.registry.close()
     loading.join()
     serving.durable.close()
+    serving.memories.stop()
     serving.conversations.close()
     if loading.error is not None:
         raise loading.error

@@ -23,6 +23,7 @@ from headrace.server.durable import FOLDER, SPILLED, Durable
 from headrace.server.idempotency import Idempotency
 from headrace.server.keys import KeyStore
 from headrace.server.limits import Limiter, LimitTable, Permit
+from headrace.server.memories import Memories
 from headrace.server.models import ModelNames, ModelRegistry, model_names
 from headrace.server.telling import Telling
 from headrace.server.tokens import StreamTokens, kept_key
@@ -90,6 +91,7 @@ class Serving:
                 max_messages=settings.max_conversation_messages, ttl_s=settings.conversation_ttl_s
             )
         )
+        self.memories = Memories(lambda: self.conversations.store.database, _no_embedder)
         self.num_requests = 0
         """Questions that are being answered, over connections."""
         self.is_draining = False
@@ -146,7 +148,8 @@ class Serving:
         self.conversations.store.on_delete.append(self._forget)
 
     def _forget(self, tenant: str, conversation_id: str) -> None:
-        """Its banks go with the conversation."""
+        """Its banks and vectors go with the conversation."""
+        self.memories.tidy()
         for model in self.registry.served:
             model.engine.forget(tenant, conversation_id)
 
@@ -238,3 +241,7 @@ def _limited_as(names: ModelNames, table: LimitTable) -> Callable[[str], str]:
     answers for share its model's, or whoever invents names would have no limits at all."""
     known = {*names.sources, *names.aliases, *table.rows}
     return lambda asked: asked if asked in known else names.catch_all or asked
+
+
+async def _no_embedder() -> None:
+    """Memories go by words alone."""

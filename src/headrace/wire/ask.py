@@ -69,6 +69,15 @@ ResponseFormat: TypeAlias = JSONObject | JSONSchema | None
 """None: text."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A text to answer from."""
+
+    text: str
+    id: str | None = None
+    title: str = ""
+
+
 ROOT = "root"
 """As `Place.after`: a conversation's beginning."""
 

@@ -31,6 +31,8 @@ class BodyLimits:
     max_stops: int = 4
     max_biases: int = 1024
     max_metadata: int = 16
+    max_documents: int = 128
+    """Of one question; their length is the body's."""
     max_prompts: int = 128
     """Prompts of one legacy completion; also the most answers, prompts times `n`."""
     max_schema_bytes: int = 65_536

@@ -24,6 +24,7 @@ from headrace.wire.conversation_requests import (
     ROLLBACK,
     UPDATE,
 )
+from headrace.wire.documents import DOCUMENT
 from headrace.wire.fields import Table
 from headrace.wire.openapi_parts import (
     COUNT,
@@ -50,6 +51,7 @@ _ITEM: Final = {
     "schema": {"type": "string", "minLength": 1},
     "description": "The item's.",
 }
+_DOCUMENT: Final = {**_ITEM, "name": "document", "description": "The document's."}
 _PAGE: Final = (
     query("after", "The last one that you have.", TEXT),
     query(
@@ -74,6 +76,22 @@ SCHEMAS: Final = {
     ),
     "ConversationDeleted": object_schema(
         "id object deleted", id=TEXT, object=TEXT, deleted={"type": "boolean"}
+    ),
+    "ConversationDocument": object_schema(
+        "id object created_at title status chars chunks",
+        id=TEXT,
+        object=TEXT,
+        created_at=COUNT,
+        title=TEXT,
+        status={"enum": ["in_progress", "completed", "failed"]},
+        chars=COUNT,
+        chunks=object_schema("total embedded failed", total=COUNT, embedded=COUNT, failed=COUNT),
+    ),
+    "ConversationDocuments": object_schema(
+        "object data has_more",
+        object={"const": "list"},
+        data={"type": "array", "items": {"$ref": "#/components/schemas/ConversationDocument"}},
+        has_more={"type": "boolean"},
     ),
     "ConversationItem": object_schema("id type status", id=TEXT, type=TEXT, status=TEXT),
     "ConversationList": object_schema(
@@ -104,6 +122,8 @@ def conversation_paths(prefix: str) -> dict[str, JSON]:
     form = query("format", "The whole tree, or one branch for people.", _FORMATS)
     item = json_answer("The item.", "ConversationItem")
     deleted = json_answer("It is gone.", "ConversationDeleted")
+    document = json_answer("The document.", "ConversationDocument")
+    documents = json_answer("In the order in which they came.", "ConversationDocuments")
     return {
         f"{prefix}/conversations": {
             "get": does("listConversations", "Yours, or a search.", _ITEMS, (*_PAGE, words)),
@@ -128,6 +148,14 @@ def conversation_paths(prefix: str) -> dict[str, JSON]:
         f"{one}/fork": {"post": does("forkConversation", "A new one that begins so.", body=FORK)},
         f"{one}/rollback": {
             "post": does("rollbackConversation", "Go back to a message.", body=ROLLBACK)
+        },
+        f"{one}/documents": {
+            "get": does("listDocuments", "Its documents.", documents),
+            "post": does("addDocument", "A text to answer from.", document, body=DOCUMENT),
+        },
+        f"{one}/documents/{{document}}": {
+            "get": does("getDocument", "One, and how far it is.", document, (_ID, _DOCUMENT)),
+            "delete": does("deleteDocument", "All of it.", deleted, (_ID, _DOCUMENT)),
         },
         f"{one}/export": {"get": does("exportConversation", "All of it.", _EXPORT, (_ID, form))},
     }

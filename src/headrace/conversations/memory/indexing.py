@@ -79,10 +79,15 @@ class Indexer:
         while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
-    async def close(self) -> None:
+    def stop(self) -> None:
         """What is not done is the next one's."""
-        if self._task is not None:
+        self._is_wanted = False
+        if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
+
+    async def close(self) -> None:
+        self.stop()
+        if self._task is not None:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:

@@ -83,7 +83,8 @@ class Memory:
         self.stop()
 
     def stop(self) -> None:
-        """As `close`, for who has no loop any more."""
+        """As `close`, for who does not wait, or has no loop any more."""
+        self._indexer.stop()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     @property

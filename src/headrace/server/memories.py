@@ -1,0 +1,83 @@
+"""What a server remembers with: nothing until it is asked for, then a memory and an embedder.
+
+Thread: the event loop; the embedder is loaded beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from headrace.conversations.database import Database
+from headrace.conversations.memory import Memory, Scope
+from headrace.conversations.memory.loose import LooseMemory
+from headrace.errors import HeadraceError
+from headrace.model.embedder import Embedder
+
+GetEmbedder: TypeAlias = Callable[[], Awaitable[Embedder | None]]
+"""None where the server has none. May take long, and raise; it is asked again then."""
+
+PATIENCE_S = 2.0
+"""How long a question waits for an embedder that is being loaded; till it is there, memories go by
+words."""
+
+_log = logging.getLogger(__name__)
+
+
+class Memories:
+    """Opened by the first question that needs it, so that nobody else pays for it."""
+
+    def __init__(self, database: Callable[[], Database], get_embedder: GetEmbedder) -> None:
+        """`database` may raise `DatabaseFailed`."""
+        self._database = database
+        self._get_embedder = get_embedder
+        self._lock = asyncio.Lock()
+        self._embedder: Embedder | None = None
+        self._loose: LooseMemory | None = None
+        self._kept: Memory | None = None
+
+    async def kept(self) -> Memory:
+        """The memory of the conversations that are kept. Raises `DatabaseFailed`."""
+        async with self._lock:
+            has_news = await self._look_for_embedder()
+            if self._kept is None or has_news:
+                self.stop()
+                self._kept = await Memory.open(self._database(), self._embedder)
+            return self._kept
+
+    async def loose(self) -> LooseMemory:
+        """For texts that came with a question."""
+        async with self._lock:
+            has_news = await self._look_for_embedder()
+            if self._loose is None or has_news:
+                self._loose = LooseMemory(self._embedder)
+            return self._loose
+
+    def remember(self, scope: Scope) -> None:
+        """The conversation has new messages, and questions have been asked of it before."""
+        if self._kept is not None:
+            self._kept.remember(scope)
+
+    def tidy(self) -> None:
+        """Conversations were deleted."""
+        if self._kept is not None:
+            self._kept.tidy()
+
+    def stop(self) -> None:
+        """Before the database is closed. What is not embedded yet will be the next one's."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.stop()
+
+    async def _look_for_embedder(self) -> bool:
+        """Whether there is one now that was not there before."""
+        if self._embedder is not None:
+            return False
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                self._embedder = await self._get_embedder()
+        except (HeadraceError, TimeoutError) as error:
+            _log.warning("no embedder yet, so memories go by words alone: %s", error)
+        return self._embedder is not None

@@ -1,0 +1,163 @@
+"""Documents of conversations over HTTP: kept, found, and gone when they are deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headrace.conversations.memory import Scope
+from headrace.server.keys import KeyStore
+from headrace.server.memories import Memories
+from headrace.testing import END_ID, FakeEmbedder, FakeModel, ManualEngine, saying
+from headrace.testing.asgi import Call
+from support.asgi import Door
+from support.asgi import run as run_alone
+
+MILL = "/v1/conversations/mill"
+DOCUMENTS = MILL + "/documents"
+WHEEL = "The water wheel of the mill turns at eleven revolutions a minute."
+SCOPE = Scope("local", "mill")
+MANUAL = {"id": "manual", "title": "wheel.md", "source": {"type": "text", "text": WHEEL}}
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    yield from doors(tmp_path)
+
+
+async def embedder() -> FakeEmbedder:
+    return FakeEmbedder()
+
+
+def doors(tmp_path: Path, keys: KeyStore | None = None) -> Iterator[Door]:
+    model = FakeModel(rule=saying([*b"Yes."], END_ID), context_length=4096)
+    door = Door(ManualEngine(model), database_url=f"sqlite:///{tmp_path}/c.db", keys=keys)
+    serving = door.serving
+    serving.memories = Memories(lambda: serving.conversations.store.database, embedder)
+    yield door
+    serving.memories.stop()
+    serving.conversations.close()
+
+
+def run(door: Door, play: Any) -> None:
+    async def whole() -> None:
+        await play()
+        while door.serving.conversations.num_open:
+            await asyncio.sleep(0.005)
+        await embedded(door)
+
+    run_alone(whole)
+
+
+async def told(call: Call, status: int = 200) -> Any:
+    """The JSON of an answer that needs no engine."""
+    await asyncio.wait_for(call.ended(), 30)
+    assert call.status == status, call.body
+    return json.loads(call.body)
+
+
+async def embedded(door: Door) -> None:
+    await asyncio.wait_for((await door.serving.memories.kept()).idle(), 30)
+
+
+async def found(door: Door, question: str) -> list[str]:
+    """The sources of what answers a question."""
+    memory = await door.serving.memories.kept()
+    recall = await memory.recall(SCOPE, question, timeout_s=30)
+    return [one.chunk.source.id for one in recall.found]
+
+
+async def make(door: Door) -> None:
+    await told(door.post("/v1/conversations", {"id": "mill"}))
+
+
+def test_a_document_is_given_listed_asked_and_deleted(door: Door) -> None:
+    async def play() -> None:
+        await make(door)
+        given = await told(door.post(DOCUMENTS, MANUAL))
+        assert given["object"] == "conversation.document"
+        assert (given["id"], given["title"], given["chars"]) == ("manual", "wheel.md", len(WHEEL))
+        assert given["chunks"]["total"] == 1
+        await embedded(door)
+        listed = await told(door.call("GET", DOCUMENTS))
+        assert [one["status"] for one in listed["data"]] == ["completed"]
+        assert (await told(door.call("GET", DOCUMENTS + "/manual")))["chunks"]["embedded"] == 1
+        assert await found(door, "How fast does the water wheel turn?") == ["manual"]
+        gone = await told(door.call("DELETE", DOCUMENTS + "/manual"))
+        assert gone["deleted"] is True
+        await told(door.call("GET", DOCUMENTS + "/manual"), 404)
+        assert await found(door, "How fast does the water wheel turn?") == []
+
+    run(door, play)
+
+
+def test_a_conversation_that_is_deleted_takes_its_documents_with_it(door: Door) -> None:
+    async def play() -> None:
+        await make(door)
+        await told(door.post(DOCUMENTS, MANUAL))
+        await embedded(door)
+        assert await found(door, "wheel") == ["manual"]
+        await told(door.call("DELETE", MILL))
+        await told(door.call("GET", DOCUMENTS), 404)
+        await embedded(door)
+        memory = await door.serving.memories.kept()
+        assert memory.num_held == 0
+        await make(door)
+        assert (await told(door.call("GET", DOCUMENTS)))["data"] == []
+        assert await found(door, "How fast is the wheel?") == []
+
+    run(door, play)
+
+
+def test_anothers_documents_are_not_there(tmp_path: Path) -> None:
+    keys = KeyStore(tmp_path / "keys.json")
+    anna, ben = ({"authorization": f"Bearer {keys.create(name)[1]}"} for name in ("anna", "ben"))
+    for door in doors(tmp_path, keys):
+
+        async def play(door: Door = door) -> None:
+            await told(door.post("/v1/conversations", {"id": "mill"}, anna))
+            await told(door.post(DOCUMENTS, MANUAL, anna))
+            await told(door.call("GET", DOCUMENTS, headers=ben), 404)
+            await told(door.post(DOCUMENTS, MANUAL, ben), 404)
+            await told(door.call("GET", DOCUMENTS), 401)
+            await told(door.post("/v1/conversations", {"id": "mill"}, ben))
+            assert (await told(door.call("GET", DOCUMENTS, headers=ben)))["data"] == []
+            await told(door.call("DELETE", DOCUMENTS + "/manual", headers=ben), 404)
+            await told(door.call("GET", DOCUMENTS + "/manual", headers=anna))
+
+        run(door, play)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "source"),
+        ({"source": "text"}, 400, "source"),
+        ({"source": {"type": "text", "text": ""}}, 400, "source.text"),
+        ({"source": {"type": "text", "text": "x"}, "id": ""}, 400, "id"),
+        (MANUAL, 409, "id"),
+    ],
+)
+def test_what_is_no_document_is_refused_by_name(
+    door: Door, body: dict[str, Any], status: int, param: str
+) -> None:
+    async def play() -> None:
+        await make(door)
+        await told(door.post(DOCUMENTS, MANUAL))
+        refused = await told(door.post(DOCUMENTS, body), status)
+        assert refused["error"]["param"] == param
+
+    run(door, play)
+
+
+def test_without_a_database_documents_are_refused() -> None:
+    async def play() -> None:
+        door = Door()
+        await told(door.post(DOCUMENTS, MANUAL), 503)
+
+    run_alone(play)
