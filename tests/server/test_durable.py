@@ -379,3 +379,62 @@ def test_a_disk_that_is_full_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyP
         house.leave()
 
     run(play)
+
+
+def test_facts_and_limits_are_those_of_an_undisturbed_answer(tmp_path: Path) -> None:
+    """It is told of once, by the server that saw its end, and counts for its key there."""
+
+    async def play() -> None:
+        limits = tmp_path / "limits.toml"
+        limits.write_text("[default]\nrpd = 100\ntpm = 10000\n")
+        first = House(tmp_path / "streams", limits=str(limits))
+        headers = {"x-client-request-id": "mine"}
+        call = first.post(CHAT, ask(), headers)
+        await call.until(lambda: call.status is not None)
+        await first.turn(7)
+        second = first.after_death(limits=str(limits))
+        second.revive()
+        await whole(first, call)
+        await rest(second, call, 0)
+        [expected] = first.ended
+        found, *_ = second.ended
+        for name in ("request_id", "client_request_id", "endpoint", "status", "tenant", "model"):
+            assert getattr(found, name) == getattr(expected, name), name
+        for name in ("served_by", "is_streamed", "finish_reasons", "error_code"):
+            assert getattr(found, name) == getattr(expected, name), name
+        for name in ("num_prompt_tokens", "num_completion_tokens"):
+            assert getattr(found, name) == getattr(expected, name), name
+        assert found.ttft_s is None and len(found.gaps_s) < len(expected.gaps_s)
+        assert [fact.request_id for fact in second.ended].count(found.request_id) == 1
+        levels = [dict(house.serving.limit_headers("local", "fake")) for house in (first, second)]
+        assert levels[0][b"x-ratelimit-remaining-requests"] == b"99"
+        for name in (b"x-ratelimit-remaining-requests", b"x-ratelimit-limit-tokens"):
+            assert levels[0][name] == levels[1][name]
+        left = [int(level[b"x-ratelimit-remaining-tokens"]) for level in levels]
+        assert abs(left[0] - left[1]) < 50 and left[0] < 10000
+        third = second.after_death()
+        third.revive()
+        await rest(third, call, 0)
+        assert not [fact for fact in third.ended if fact.request_id == found.request_id]
+        for house in (first, second, third):
+            house.leave()
+
+    run(play)
+
+
+def test_who_waits_after_a_restart_has_not_stalled(tmp_path: Path) -> None:
+    """What is said again begins no deadline: the next token may have to wait for others."""
+
+    async def play() -> None:
+        first = House(tmp_path / "streams")
+        call = await begin(first, 7)
+        second = first.after_death(stall_timeout_s=0.02, queue_timeout_s=0.01)
+        second.revive()
+        await settle()
+        await asyncio.sleep(0.1)
+        undisturbed = await whole(first, call)
+        assert await rest(second, call, 0) == undisturbed
+        first.leave()
+        second.leave()
+
+    run(play)

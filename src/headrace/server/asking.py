@@ -94,7 +94,7 @@ def _begin(
             question.num_choices,
             parser=lambda choice: plans[choice].parser(choice, exchange.id),
             patience=serving.patience,
-            on_end=lambda pump: _settle(permit, pump.usage),
+            on_end=lambda pump: settle(permit, pump.usage),
             record=record(question),
         )
         pump.submit(question.served.engine, question.prepared)
@@ -104,7 +104,8 @@ def _begin(
     return pump
 
 
-def _settle(permit: Permit, usage: Usage) -> None:
+def settle(permit: Permit, usage: Usage) -> None:
+    """All has been said; this is what it cost."""
     permit.settle(usage.num_prompt_tokens, usage.num_cached_tokens, usage.num_completion_tokens)
 
 

@@ -50,6 +50,8 @@ class Header:
     strict: bool
     is_streamed: bool
     tenant: str
+    client_request_id: str | None = None
+    """The client's own name for its request."""
     key: str | None
     """Its `Idempotency-Key`, with the `digest` of its question in hex."""
     digest: str

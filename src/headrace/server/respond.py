@@ -276,6 +276,7 @@ def _header(
         strict=serving.settings.strict,
         is_streamed=told.is_streamed,
         tenant=exchange.tenant,
+        client_request_id=exchange.client_request_id,
         key=asked.key,
         digest=asked.digest.hex(),
         served_by=question.served.id,

@@ -11,20 +11,24 @@ their time. One that would not go on as it would have then is lost, and its read
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Final
 
 from headrace.engine.engine import Prepared
-from headrace.engine.past import Ended
+from headrace.engine.past import Ended, Said
 from headrace.errors import GenerationFailed, HeadraceError, StreamGone
 from headrace.model.answer import AnswerPlan
 from headrace.server import conversing
 from headrace.server.api_chat import ApiChatForm
-from headrace.server.asking import request_of
+from headrace.server.asking import request_of, settle
 from headrace.server.chat import ChatForm
 from headrace.server.completions import CompletionForm
 from headrace.server.durable import MAX_ATTEMPTS, Header, age_s
+from headrace.server.exchange import Exchange
 from headrace.server.models import ServedModel
 from headrace.server.respond import ReadForm
 from headrace.server.responses import ResponsesForm
@@ -155,18 +159,12 @@ def _lose(serving: Serving, stream: Recovered, error: HeadraceError) -> None:
 
 
 def _revive(serving: Serving, revival: Revival) -> None:
-    stream, header, plan = revival.stream, revival.header, revival.plan
+    stream, header = revival.stream, revival.header
     is_over = stream.ended_at is not None
-    pump = Pump(
-        stream.num_choices,
-        parser=lambda choice: plan.parser(choice, header.stamp.request_id),
-        patience=serving.patience,
-        # What it costs was counted where it began, as far as it was known there.
-        on_end=lambda pump: None,
-        record=serving.durable.again(stream.id),
-        age_s=0.0 if is_over else age_s(stream.opened_at),
-    )
+    pump = _pump(serving, revival)
     pump.submit(revival.served.engine, [revival.prepared])
+    if not is_over:
+        _observe(serving, revival, pump)
     conversing.resume(serving, header.turn, revival.form.asks[0], pump, is_over=is_over)
     spelling = revival.served.engine.tokenizer if revival.form.asks[0].logprobs else None
     kept = serving.keep(
@@ -186,3 +184,61 @@ def _revive(serving: Serving, revival: Revival) -> None:
     )
     if header.key is not None:
         serving.idempotency.restore(header.tenant, header.key, bytes.fromhex(header.digest), kept)
+
+
+def _pump(serving: Serving, revival: Revival) -> Pump:
+    stream, header, plan = revival.stream, revival.header, revival.plan
+    is_over = stream.ended_at is not None
+    said_before: Counter[int] = Counter()
+    for one in stream.past:
+        said_before[one.choice] += len(one.token_ids) if isinstance(one, Said) else 0
+    return Pump(
+        stream.num_choices,
+        parser=lambda choice: plan.parser(choice, header.stamp.request_id),
+        # It has waited for its first step and token before; now others may stand before it.
+        patience=replace(serving.patience, queue_s=None, first_token_s=None),
+        on_end=_nothing if is_over else _counted(serving, revival),
+        record=serving.durable.again(stream.id),
+        age_s=0.0 if is_over else age_s(stream.opened_at),
+        said_before=said_before,
+    )
+
+
+def _nothing(pump: Pump) -> None:
+    """What it cost was counted where it ended."""
+
+
+def _counted(serving: Serving, revival: Revival) -> Callable[[Pump], None]:
+    """Its limits count it as if it had been asked here: the server that admitted it is dead, and
+    with that what it counted."""
+    ask = revival.form.asks[0]
+    max_tokens = None if ask.max_tokens is None else ask.max_tokens * ask.n
+    permit = serving.readmit(
+        revival.header.tenant, ask.model, len(revival.header.prompt), max_tokens
+    )
+    return lambda pump: settle(permit, pump.usage)
+
+
+def _observe(serving: Serving, revival: Revival, pump: Pump) -> None:
+    """Its request is told of when it ends: the server that took it could not. Its times count from
+    when it was asked for; when its first tokens came is not known any more."""
+    header, stamp = revival.header, revival.header.stamp
+    exchange = Exchange(
+        client_request_id=header.client_request_id,
+        endpoint=header.endpoint,
+        id=stamp.request_id,
+        arrived_at=time.perf_counter() - age_s(revival.stream.opened_at),
+        tenant=header.tenant,
+        model=stamp.model,
+        served_by=header.served_by,
+        is_streamed=header.is_streamed,
+        status=HTTPStatus.OK,
+        pump=pump,
+    )
+    has_spoken = any(isinstance(one, Said) and one.token_ids for one in revival.stream.past)
+
+    def tell() -> None:
+        fact = exchange.fact()
+        serving.observer.observe(replace(fact, ttft_s=None) if has_spoken else fact)
+
+    exchange.when_counted(tell)

@@ -231,6 +231,12 @@ class Serving:
         except RateLimited:
             return None
 
+    def readmit(
+        self, tenant: str, model: str, num_prompt_tokens: int, max_tokens: int | None
+    ) -> Permit:
+        """Count what goes on that a server before this one has admitted."""
+        return self._limiter.readmit(tenant, model, num_prompt_tokens, max_tokens)
+
     def limit_headers(self, tenant: str, model: str) -> list[tuple[bytes, bytes]]:
         """What is left of the limits, for whatever response comes."""
         return self._limiter.headers(tenant, model)

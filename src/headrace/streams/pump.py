@@ -9,8 +9,9 @@ in the same turn of the loop that brought them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 from headrace.engine.engine import Engine, Prepared
@@ -80,10 +81,12 @@ class Pump:
         on_end: Callable[[Pump], None],
         record: Record | None = None,
         age_s: float = 0.0,
+        said_before: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         """`parser` makes the reader of a choice's text, None where text is text. `on_end` is called
         once, when all choices have ended. With `record` the generation survives this process.
-        `age_s`: how long ago it was asked for, where that was in another one."""
+        `age_s`: how long ago it was asked for, and `said_before` how many tokens each choice had
+        said, where that was in another one. Those are said again, but not timed."""
         self.log = StreamLog(num_choices)
         self.tally = Tally(num_choices)
         self.seed = 0
@@ -93,6 +96,7 @@ class Pump:
         self._tickets: list[Ticket[Ear]] = []
         self._bypass: Bypass | None = None
         self._record = record
+        self._said_before = said_before
         self._is_interrupted = False
         self._watchdog = Watchdog(patience, self._catch_up, self._run_out, age_s=age_s)
 
@@ -218,8 +222,11 @@ class Pump:
         parser = self._parsers[choice]
         match event:
             case Delta():
-                self._watchdog.heard(choice, now)
-                self.tally.heard(event, now)
+                if self._said_before and event.start < self._said_before.get(choice, 0):
+                    self.tally.heard_again(event)
+                else:
+                    self._watchdog.heard(choice, now)
+                    self.tally.heard(event, now)
                 if parser is None:
                     said.append(event)
                 else:

@@ -36,6 +36,10 @@ class Tally:
         self._begun.add(event.choice)
         self.usages[event.choice] = Usage(event.num_prompt_tokens, event.num_cached_tokens, 0)
 
+    def heard_again(self, delta: Delta) -> None:
+        """What a process before this one has heard: when it came is not known here."""
+        self._num_heard[delta.choice] = delta.start + len(delta.token_ids)
+
     def heard(self, delta: Delta, now: float) -> None:
         choice = delta.choice
         if self.first_token_at is None:

@@ -71,6 +71,15 @@ class Limiter:
             raise _limited(granted, _whose(tenant, model, service_tier))
         return Permit(wants, granted, num_requests)
 
+    def readmit(
+        self, tenant: str, model: str, num_prompt_tokens: int, max_tokens: int | None
+    ) -> Permit:
+        """The same for a request that a server before this one admitted: it is never refused, but
+        what it uses counts."""
+        num_tokens = num_prompt_tokens + (max_tokens or 0)
+        wants = _wants(self._table.row(model), tenant, model, num_tokens, num_requests=1)
+        return Permit(wants, self._store.take(wants))
+
     def headers(self, tenant: str, model: str) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*`: requests per day and tokens per minute; none where nothing is set.
 

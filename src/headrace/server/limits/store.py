@@ -66,6 +66,10 @@ class Store(Protocol):
         """Grant all wants or none. Cancelled, it leaves nothing reserved."""
         ...
 
+    def take(self, wants: Sequence[Want]) -> Reservation:
+        """Grant all wants, full or not: for what was admitted before."""
+        ...
+
     def level(self, key: Key, limit: Limit) -> Level: ...
 
 
@@ -89,8 +93,10 @@ class MemoryStore:
             wait = bucket.wait_ticks(want.amount, now)
             if wait and (shortage is None or wait > shortage.wait_ticks):
                 shortage = Shortage(want, bucket.used(now), wait)
-        if shortage is not None:
-            return shortage
+        return self.take(wants) if shortage is None else shortage
+
+    def take(self, wants: Sequence[Want]) -> Reservation:
+        now = self._now()
         return _MemoryReservation(
             self, [(want, self._bucket(want, now).put(want.amount, now)) for want in wants]
         )
