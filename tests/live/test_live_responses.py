@@ -46,7 +46,7 @@ def test_a_whole_response(client: openai.OpenAI) -> None:
     assert message.content[0].text == response.output_text != ""
     usage = response.usage
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens
-    assert response.store is False
+    assert response.store is True
 
 
 def test_a_response_that_is_cut_off(client: openai.OpenAI) -> None:
@@ -161,9 +161,7 @@ def test_instructions_and_turns(client: openai.OpenAI) -> None:
     assert second.output_text
 
 
-@pytest.mark.parametrize(
-    "unsupported", [{"previous_response_id": "resp_1"}, {"store": True}, {"background": True}]
-)
+@pytest.mark.parametrize("unsupported", [{"prompt": {"id": "p"}}, {"background": True}])
 def test_what_needs_a_store_is_refused_or_named(
     client: openai.OpenAI, unsupported: dict[str, Any]
 ) -> None:

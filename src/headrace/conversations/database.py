@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from filelock import FileLock, Timeout
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -82,9 +83,11 @@ class _Job(Generic[T]):
 class Database:
     """Use `Database.open`. Jobs are asked for on event loops; `close` blocks."""
 
-    def __init__(self, engine: Engine) -> None:
-        """`engine`: of a database whose tables are up to date."""
+    def __init__(self, engine: Engine, lock: FileLock | None = None) -> None:
+        """`engine`: of a database whose tables are up to date. `lock`: held, where no other process
+        has this database open."""
         self._engine = engine
+        self._lock = lock
         # SQLite has one writer; PostgreSQL's are far away, and wait for its answers.
         num_writers = 4 if self.is_postgresql else 1
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
@@ -116,7 +119,7 @@ class Database:
             ) from None
         except (SQLAlchemyError, OSError) as error:
             raise DatabaseFailed(f"the database cannot be opened: {_reason(error)}") from error
-        return cls(engine)
+        return cls(engine, _lock(parsed))
 
     @property
     def engine(self) -> Engine:
@@ -126,6 +129,22 @@ class Database:
     @property
     def is_postgresql(self) -> bool:
         return self._engine.dialect.name == "postgresql"
+
+    @property
+    def is_alone(self) -> bool:
+        """No other process has it open, as far as can be known: never so of PostgreSQL."""
+        return self._lock is not None
+
+    def write_now(self, work: Callable[[Connection], T]) -> T:
+        """As `write`, for who has no event loop yet. Blocks."""
+        try:
+            with (
+                self._engine.connect().execution_options(**{_WRITES: True}) as connection,
+                connection.begin(),
+            ):
+                return work(connection)
+        except SQLAlchemyError as error:
+            raise _failed(error) from error
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """What `work` returns, when what it wrote is committed. Raises what it raises, and then
@@ -163,6 +182,8 @@ class Database:
             writer.join()
         self._readers.shutdown()
         self._engine.dispose()
+        if self._lock is not None:
+            self._lock.release()
 
     def _write_all(self) -> None:
         while (first := self._jobs.get()) is not None:
@@ -249,6 +270,18 @@ def _engine(url: URL, is_synced: bool) -> Engine:
     event.listen(engine, "connect", lambda raw, _: _prepare(raw, is_synced))
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _lock(url: URL) -> FileLock | None:
+    """Beside SQLite's file, for as long as it is open; None where another process has it."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    lock = FileLock(f"{url.database}.lock", mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
 
 
 def _prepare(raw: Any, is_synced: bool) -> None:

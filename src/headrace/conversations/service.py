@@ -10,7 +10,7 @@ import logging
 
 from headrace.conversations.database import Database
 from headrace.conversations.store import ConversationStore, StoreConfig
-from headrace.conversations.turns import Turns
+from headrace.conversations.turns import Turns, free_all
 from headrace.errors import DatabaseFailed, HeadraceError
 
 EXPIRE_S = 600.0
@@ -33,6 +33,8 @@ class Conversations:
         database = Database.open(url, is_synced=is_synced)
         self._store = ConversationStore(database, self._config)
         self._turns = Turns(self._store)
+        if database.is_alone:
+            database.write_now(free_all)
 
     @property
     def is_open(self) -> bool:

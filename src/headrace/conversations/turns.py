@@ -423,6 +423,20 @@ _RENEW = (
 )
 
 
+def free_all(connection: Connection) -> None:
+    """No turn is going on anywhere: those that were had their servers die."""
+    died = conversations.c.turn_id.is_not(None)
+    connection.execute(
+        update(messages)
+        .where(
+            messages.c.status == "in_progress",
+            messages.c.conversation.in_(select(conversations.c.number).where(died)),
+        )
+        .values(status="incomplete")
+    )
+    connection.execute(update(conversations).where(died).values(turn_id=None, turn_until=None))
+
+
 def _saved(opened: OpenTurn, answer: Answer) -> dict[str, Any]:
     return {
         "of": opened.number,
