@@ -314,6 +314,12 @@ class Turns:
         finally:
             self._leave(opened)
 
+    async def settled(self, tenant: str, conversation_id: str) -> None:
+        """Returns when a turn whose answer has ended is kept: who has read it may look for it."""
+        opened = self._by_place.get((tenant, conversation_id))
+        if opened is not None and opened.is_ending:
+            await asyncio.shield(opened.done)
+
     async def drained(self) -> None:
         """Returns when all turns that have ended are kept."""
         while ending := [each.done for each in self._open if each.is_ending]:

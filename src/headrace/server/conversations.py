@@ -67,6 +67,8 @@ def _answered(work: Callable[[_Handlers, _Asked], Awaitable[ASGIApp]]) -> Any:
     async def handle(self: _Handlers, request: Request) -> ASGIApp:
         tenant = self.serving.access.authenticate(request.scope["headers"]).id
         exchange_of(request.scope).tenant = tenant
+        if (named := request.path_params.get("id")) is not None:
+            await self.serving.conversations.turns.settled(tenant, named)
         return await work(self, _Asked(self.serving, request, tenant))
 
     return handle

@@ -27,6 +27,7 @@ CONVERSATION: Final = ours(
                 str: ID,
                 dict: Table(
                     field("id", ID, required=True),
+                    ours("create", Boolean(), note="Make it, where there is none yet."),
                     ours("after", Text(), note="The message that the new ones follow, or `root`."),
                 ),
             },
@@ -50,6 +51,7 @@ def place_of(given: Given, *, num_passing: int = 0) -> Place | None:
         return None
     return Place(
         conversation_id=named["id"],
+        creates=bool(named.get("create")),
         after=named.get("after"),
         queue=bool(given.get("queue")),
         num_passing=num_passing,
