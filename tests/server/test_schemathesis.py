@@ -108,7 +108,7 @@ def ask(client: Client, path: str, raw: bytes) -> None:
     if status == 200:
         assert body.endswith((b"}\n", b"\n\n"))
     else:
-        error = json.loads(body)["error"]
+        error = json.loads(body.removeprefix(b"data: "))["error"]
         assert error["message"] and error["type"]
         assert "internal" not in error["message"].lower(), (raw, body)
 

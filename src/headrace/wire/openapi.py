@@ -116,7 +116,7 @@ def openapi(limits: BodyLimits = DEFAULT_LIMITS) -> dict[str, JSON]:
             "summary": "Streaming-first LLM inference: Groq's API on your own machine.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": paths | {_API_CHAT.path: {"post": _post(_API_CHAT, PREFIXES[0])}} | _root_paths(),
+        "paths": paths | {_API_CHAT.path: {"post": _api_chat()}} | _root_paths(),
         "components": {
             "schemas": {
                 **{post.request_name: post.table.schema(limits) for post in (*_POSTS, _API_CHAT)},
@@ -154,6 +154,21 @@ def _post(post: _Post, prefix: str) -> dict[str, JSON]:
             **errors(*(error for error in ERRORS if error is not StreamGone)),
         },
     }
+
+
+def _api_chat() -> dict[str, JSON]:
+    """Whatever it answers is a stream, its refusals too."""
+    operation = _post(_API_CHAT, PREFIXES[0])
+    content = {"text/event-stream": {"schema": TEXT}}
+    told = {error.status: note for error, note in ERRORS.items()}
+    operation["responses"] = {
+        status: {
+            "description": told.get(int(status), "The answer, token by token."),
+            "content": content,
+        }
+        for status in operation["responses"]
+    }
+    return operation
 
 
 def _stream_paths(prefix: str) -> dict[str, JSON]:
