@@ -6,7 +6,7 @@ from array import array
 from functools import cache
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from headrace.model.prompt import RenderedPrompt
@@ -47,7 +47,7 @@ def prompt(name: str, text: str, *, trims: bool = False) -> array[int]:
 @example(text="one tw", more="o")
 @example(text="#", more="#")
 @example(text="0", more="#")
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_follows_begins_with_what_is_known(
     name: str, trims: bool, text: str, more: str
 ) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from headrace.events import Delta, Event
 from headrace.server.app import create_app
 from headrace.server.keys import KeyStore
 from headrace.server.socket import connection
 from headrace.testing import FakeModel, ManualEngine
+from headrace.wire.chat_answer import ChatStream
 from support.asgi import CHAT, COMPLETIONS, Door, engine_saying, run, settle, streamed_text
 from support.sockets import SocketCall, is_last, question
 
@@ -393,6 +395,32 @@ def test_a_message_a_token_while_the_reader_keeps_up_also_after_a_pause(num_answ
         assert {len(socket.text(answer_id)) for answer_id in ids} == {120}
 
     played(play, engine=ManualEngine(FakeModel(rule=lambda _: ord("a"))))
+
+
+def test_an_answer_that_cannot_be_written_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = ChatStream.encode
+
+    def fails_in_the_middle(self: ChatStream, event: Event) -> bytes:
+        if isinstance(event, Delta) and event.start == 3 and self._is_bad:  # type: ignore[attr-defined]
+            raise ValueError("no")
+        return encode(self, event)
+
+    async def play(door: Door, socket: SocketCall) -> None:
+        monkeypatch.setattr(ChatStream, "_is_bad", False, raising=False)
+        monkeypatch.setattr(ChatStream, "encode", fails_in_the_middle)
+        socket.ask("a", n=1)
+        await done(door, socket, "a")
+        monkeypatch.setattr(ChatStream, "_is_bad", True)
+        socket.ask("b")
+        await done(door, socket, "b")
+        assert socket.of("b")[-1]["error"]["status_code"] == 500
+        monkeypatch.setattr(ChatStream, "_is_bad", False)
+        socket.ask("c")
+        await done(door, socket, "c")
+        assert socket.text("a") == socket.text("c") == "Hello."
+        assert [sum(map(is_last, socket.of(each))) for each in "abc"] == [1, 1, 1]
+
+    played(play)
 
 
 def test_who_does_not_read_is_not_listened_to() -> None:

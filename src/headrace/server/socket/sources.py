@@ -51,8 +51,11 @@ class _Ride:
         if threading.get_ident() != self._thread or not self._rail.is_free:
             return False
         messages: list[bytes] = []
-        for event in events:
-            messages += self._encode(event)
+        try:
+            for event in events:
+                messages += self._encode(event)
+        except Exception:  # the view will meet it, too, where it harms this answer alone
+            return False
         if messages:
             self._rail.pass_on(messages)
         return True
