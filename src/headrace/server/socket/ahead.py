@@ -129,8 +129,8 @@ class Ahead:
             return
         permit = await self._serving.admit_ahead(tenant, question.asks[0].model, num_new)
         if permit is not None:
-            self._known = known
             await _prefill(question, tenant, known, permit)
+            self._known = known
 
     async def _prepared(self, tenant: str, text: str) -> Question:
         body = self._draft.body(text)
