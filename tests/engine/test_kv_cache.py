@@ -336,6 +336,18 @@ def test_forgetting_leaves_what_others_keep_or_hold() -> None:
     assert pool.kv.count_cached_tokens(pool.sequence(range(17))) == 16
 
 
+def test_forgetting_takes_what_is_cached_of_older_turns_too() -> None:
+    pool = Pool(num_banks=16)
+    end_turn(pool, pool.run(range(9)))
+    end_turn(pool, pool.run([0, 1, 2, 3, 9, 9, 9, 9, 9]))
+    end_turn(pool, pool.run([7] * 13), is_good=False)
+    pool.release(pool.run([5] * 5))
+    assert pool.kv.num_cached == 7
+    pool.kv.forget("alice", "talk")
+    assert pool.kv.num_cached == 1
+    pool.audit()
+
+
 def test_too_many_pins_and_the_one_that_ends_first_gives_way() -> None:
     pool = Pool(num_banks=8, max_pinned_share=0.25)
     first = pool.run([1] * 5)

@@ -23,7 +23,7 @@ from array import array
 from typing import NamedTuple, TypeAlias
 
 from headrace.engine.pins import Pins, TurnEnd
-from headrace.engine.prefix_index import Node, PrefixIndex, Realm
+from headrace.engine.prefix_index import SEVERAL, Node, PrefixIndex, Realm
 from headrace.engine.sequence import Sequence
 from headrace.engine.shifting import BankMove, Kept, moves, what_is_kept
 
@@ -225,26 +225,21 @@ class KVCache:
         A turn that broke off changes nothing, unless nothing was kept: then there is no good turn
         to go back to. Whether the conversation keeps banks now."""
         owner = (sequence.tenant, turn.conversation)
+        _mark(sequence.prefix, turn.conversation)
         if turn.is_good or owner not in self.pins:
             return self.pins.renew(owner, sequence.prefix, turn.at)
         return True
 
     def forget(self, tenant: str, conversation: str) -> None:
-        """Keep nothing for the conversation any more, and free what no other bank continues and
-        nobody else holds or pins. Unknown ones are fine."""
+        """Keep nothing for the conversation any more, and free all that its turns alone have left,
+        pinned or not, and that nobody holds. Unknown ones are fine."""
         owner = (tenant, conversation)
-        node = self.pins.drop(owner)
-        for moved in reversed(self.index.of_realm(owner)):
-            self._drop_needless(moved)
-        while node is not None and self._drop_needless(node):
-            node = node.parent
-
-    def _drop_needless(self, node: Node) -> bool:
-        if node.children or not self.index.is_idle(node) or not self.index.has(node):
-            return False
-        self._free.append(self.index.remove(node))
-        self._num_cached -= 1
-        return True
+        self.pins.drop(owner)
+        own = [n for n in self.index.of_realm(tenant) if n.conversation == conversation]
+        for node in reversed([*self.index.of_realm(owner), *own]):
+            if not node.children and self.index.is_idle(node):
+                self._free.append(self.index.remove(node))
+                self._num_cached -= 1
 
     def bank_key(self, node: Node) -> bytes:
         """A stable name of the bank's content, the same in every process; see
@@ -309,3 +304,11 @@ class KVCache:
         self._num_cached -= 1
         self.num_evicted += 1
         return self.index.evict()
+
+
+def _mark(leaf: Node | None, conversation: str) -> None:
+    """Note whose banks these are, so that they can be forgotten with it."""
+    for node in leaf.path() if leaf is not None else ():
+        if node.conversation in (conversation, SEVERAL):
+            break  # and so are all before it
+        node.conversation = conversation if node.conversation is None else SEVERAL

@@ -252,7 +252,7 @@ class EngineLoop:
         tenant, conversation = command.tenant, command.conversation
         for voice in self._voices.values():
             if voice.conversation == conversation and voice.sequence.tenant == tenant:
-                voice.conversation = None
+                voice.is_forgotten = True
         self._scheduler.kv.forget(tenant, conversation)
         self._parking.forget((tenant, conversation), command.is_done)
 
@@ -472,7 +472,9 @@ class EngineLoop:
         try:
             self._parking.drop(voice.sequence)
             self._scheduler.cancel(voice.sequence, turn)
-            if turn is not None and turn.is_good and leaf is not None and leaf.realm == tenant:
+            if voice.is_forgotten and turn is not None:
+                self._scheduler.kv.forget(tenant, turn.conversation)
+            elif turn is not None and turn.is_good and leaf is not None and leaf.realm == tenant:
                 self._parking.turn_ended((tenant, turn.conversation), leaf)
             voices = self._jobs[voice.submission.reader]
             voices.remove(voice)

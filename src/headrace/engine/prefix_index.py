@@ -18,10 +18,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Realm: TypeAlias = str | tuple[str, str]
 """Who may use a bank: a tenant; or a tenant's conversation, where it is approximate."""
+
+
+SEVERAL: Final = ""
+"""No conversation's name."""
 
 
 class Node:
@@ -31,6 +35,7 @@ class Node:
         "_digest",
         "bank",
         "children",
+        "conversation",
         "num_holders",
         "num_pins",
         "parent",
@@ -48,6 +53,8 @@ class Node:
         """Sequences whose bank table names this bank."""
         self.num_pins = 0
         """Conversations that asked to keep it."""
+        self.conversation: str | None = None
+        """Whose turns left it; `SEVERAL` where more than one conversation's did."""
         self._digest: bytes | None = None
 
     def path(self) -> Iterator[Node]:

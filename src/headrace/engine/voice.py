@@ -49,6 +49,7 @@ class Voice:
         "_unsaid_text",
         "choice",
         "conversation",
+        "is_forgotten",
         "sequence",
         "submission",
     )
@@ -68,6 +69,8 @@ class Voice:
         # Only one answer can be what the conversation goes on from; nobody knows which.
         self.conversation = submission.request.conversation if choice == 0 else None
         """Which one keeps this voice's banks when it ends."""
+        self.is_forgotten = False
+        """That one has been forgotten meanwhile, and its banks are to be, too."""
         self.sequence = sequence
         self._sampler = sampler
         self._text = text

@@ -136,6 +136,7 @@ class Pump:
             sum(usage.num_completion_tokens for usage in usages),
             sum(usage.num_reasoning_tokens for usage in usages),
             sum(usage.num_loaded_tokens for usage in prompts),
+            sum(usage.num_shifted_tokens for usage in prompts),
         )
 
     def progress(self) -> Progress | None:

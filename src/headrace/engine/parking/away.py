@@ -139,13 +139,13 @@ class Away:
         try:
             self._files.belong(owner, names)
             self._files.touch(names)
-        except OSError as error:
+        except Exception as error:
             self._post(partial(self._failed, error))
 
     def _write(self, job: _Job, data: bytes) -> None:
         try:
             deleted = self._files.write(job.name, data, job.used_ns)
-        except OSError as error:
+        except Exception as error:
             self._post(partial(self._not_written, job, error))
         else:
             self._post(partial(self._written, job, deleted))
@@ -158,12 +158,12 @@ class Away:
         self.num_parked += 1
         self.num_deleted += len(deleted)
 
-    def _not_written(self, job: _Job, error: OSError) -> None:
+    def _not_written(self, job: _Job, error: Exception) -> None:
         self._num_writing -= 1
         self._on_way.discard(job.name)
         self._failed(error)
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: Exception) -> None:
         _log.warning("banks cannot be parked on disk: %s", error)
         self._has_failed = True
         self._queue.clear()

@@ -27,7 +27,7 @@ from headrace.model.interface import Model
 _log = logging.getLogger(__name__)
 
 _AHEAD_BYTES: Final = 16 << 20
-"""Read and not yet put into place, of one sequence."""
+"""Read and not yet put into place."""
 _STEP_BYTES: Final = 4 << 20
 """Put into place in one step while others are told tokens: about a millisecond."""
 _IDLE_STEP_BYTES: Final = 64 << 20
@@ -149,7 +149,7 @@ class Back:
 
     def _ask(self, load: _Load) -> None:
         """Read on, but not too far ahead."""
-        ahead = max(2, _AHEAD_BYTES // self._bank_bytes)
+        ahead = max(2, _AHEAD_BYTES // (self._bank_bytes * len(self._loads)))
         until = min(len(load.names), load.num_done + ahead)
         while load.num_asked < until:
             self._run(partial(self._read, load, load.num_asked))

@@ -69,7 +69,7 @@ class BankFiles:
     def write(self, name: bytes, data: bytes, used_ns: int) -> list[bytes]:
         """Keep a bank; returns the names of those that were deleted for it. Raises `OSError`, and
         then keeps nothing."""
-        draft = self._folder / f"{name.hex()}.{os.getpid()}{_DRAFT}"
+        draft = self._folder / f"{name.hex()}.{os.getpid()}-{id(self)}{_DRAFT}"
         try:
             with open(draft, "wb", opener=_private) as file:
                 file.write(_MAGIC + name + _checksum(name, data))
