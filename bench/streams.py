@@ -1,10 +1,15 @@
-"""What kept streams cost: attaching to a running one, a crowd of readers, polling beside streaming.
+"""What kept streams cost: attaching, a crowd of readers, polling beside streaming, the disk.
 
-    python bench/streams.py [--quick]
+    python bench/streams.py [--quick] [--only attach|crowd|poll|disk]...
 
 Serves the default model, with a stream long enough for each part, and prints each figure with its
-bar. Readers run in a process of their own; what it takes of the processor is said apart, because
-it is the machine's and not the server's.
+bar. Readers run in a process of their own. What that takes of the processor is the machine's and
+not the server's: so a crowd is held against a control, the same stream without readers beside a
+process that is as busy as the readers' was. What the crowd costs the server's event loop is said
+beside it, in processor time, which does not depend on what else the machine does.
+
+Disk: two servers, one with `--durability write` and one with `off`, take turns with the same
+resumable streams.
 """
 
 from __future__ import annotations
@@ -23,28 +28,50 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
 from headrace.bench.figures import percentile
+from headrace.events import Delta, Started
+from headrace.streams.journal import Journal
 from headrace.wire.sse import EventDecoder
 
 NUM_READERS = 200
 BARS = {"attach_ms": 10.0, "crowd_percent": 5.0, "poll_ms": 20.0}
+DISK_BARS = {1: 3.0, 16: 8.0}
+"""Percent of decode speed, by the number of streams."""
+PARTS = ("attach", "crowd", "poll", "disk")
+_BURN_S = 0.01
 _URL = re.compile(rb"serves at (http://[^/\s]+)/")
 
 
+@dataclass(frozen=True)
+class Served:
+    """A server that runs."""
+
+    url: str
+    pid: int
+
+    def loop_s(self) -> float:
+        """Processor seconds of its event loop, which is its first thread."""
+        schedstat = Path(f"/proc/{self.pid}/task/{self.pid}/schedstat")
+        return int(schedstat.read_text().split()[0]) / 1e9
+
+
 @contextmanager
-def serving() -> Iterator[str]:
+def serving(*flags: str) -> Iterator[Served]:
     """`headrace serve` on a free port."""
     with tempfile.TemporaryFile() as said:
-        command = [str(Path(sys.executable).with_name("headrace")), "serve", "--port", "0"]
+        command = [str(Path(sys.executable).with_name("headrace")), "serve", "--port", "0", *flags]
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL)
         try:
-            yield _url(process, said)
+            yield Served(_url(process, said), process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -115,22 +142,53 @@ def measure_attach(url: str, num_times: int) -> float:
     return percentile(waits, 95)
 
 
-def measure_speed(url: str, num_tokens: int, num_readers: int) -> tuple[float, float]:
-    """Tokens a second by the engine's own clock, and the share of a core that readers took."""
-    response, path = begin(url, num_tokens)
+@dataclass(frozen=True)
+class Crowd:
+    """One stream, and those who read it."""
+
+    speed: float
+    """Tokens a second, by the engine's own clock."""
+    share: float
+    """Of a core, that the other process took."""
+    loop_us: float
+    """Processor time of the server's event loop for each token."""
+
+
+def measure_crowd(served: Served, num_tokens: int, num_readers: int, burn: float = 0.0) -> Crowd:
+    """With so many readers in another process, or beside one that burns so much of a core."""
+    response, path = begin(served.url, num_tokens)
     response.close()
+    before_s = served.loop_s()
     done: SimpleQueue[float] = multiprocessing.SimpleQueue()
-    crowd = multiprocessing.Process(target=read_all, args=(url, path, num_readers, done))
+    stop = multiprocessing.Event()
+    if burn:
+        crowd = multiprocessing.Process(target=burn_all, args=(burn, stop, done))
+    else:
+        crowd = multiprocessing.Process(target=read_all, args=(served.url, path, num_readers, done))
     crowd.start()
+    url = served.url
     following, is_done = f"{path}/events", False
     while not is_done:
         time.sleep(1.0)  # seldom: whoever asks takes processor time, too
         page = json.loads(ask(url, "GET", following).read())
         following, is_done = page["next"], page["done"]
+    loop_s = served.loop_s() - before_s
+    stop.set()
     crowd.join()
     usage = page["events"][-2]["data"]["usage"]
-    seconds = usage["completion_time"]
-    return usage["completion_tokens"] / seconds, done.get() / seconds
+    seconds, num_said = usage["completion_time"], usage["completion_tokens"]
+    return Crowd(num_said / seconds, done.get() / seconds, loop_s / num_said * 1e6)
+
+
+def burn_all(share: float, stop: Any, done: Any) -> None:
+    """Be as busy as readers are who take that share of a core."""
+    os.nice(5)
+    while not stop.is_set():
+        until = time.process_time() + share * _BURN_S
+        while time.process_time() < until:
+            pass
+        time.sleep(max(0.0, (1 - share) * _BURN_S))
+    done.put(time.process_time())
 
 
 def read_all(url: str, path: str, num_readers: int, done: Any) -> None:
@@ -185,32 +243,99 @@ def show(name: str, value: float, unit: str, bar: float) -> None:
     print(f"{name:<58} {value:8.2f} {unit:<3} bar {bar:g}  {verdict}")
 
 
+def measure_decode(url: str, num_tokens: int, num_streams: int) -> float:
+    """Tokens a second of so many resumable streams at once, by the engine's own clock."""
+
+    def speed(_: int) -> float:
+        response, _path = begin(url, num_tokens)
+        frames = response.read().decode().split("data: ")
+        usage = json.loads(frames[-2].partition("\n")[0])["usage"]
+        return float(usage["completion_tokens"] / usage["completion_time"])
+
+    with ThreadPoolExecutor(num_streams) as threads:
+        return sum(threads.map(speed, range(num_streams)))
+
+
+def journal_us(num_streams: int, num_steps: int = 2000) -> float:
+    """Processor time that the journal takes in each step of so many streams."""
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal.open(Path(folder) / "streams")
+        readers: list[Any] = [object() for _ in range(num_streams)]
+        for number, reader in enumerate(readers):
+            journal.opened(str(number), {})
+            journal.attach(str(number), reader)
+        journal.before_publish({reader: [Started("r", 0, 1, 1, 0)] for reader in readers})
+        said = [[Delta(0, number, (number,), "x")] for number in range(num_steps)]
+        begun_at = time.thread_time()
+        for events in said:
+            journal.before_publish(dict.fromkeys(readers, events))
+        used_s = time.thread_time() - begun_at
+        journal.close()
+    return used_s / num_steps * 1e6
+
+
+def show_attach(served: Served, is_quick: bool) -> None:
+    attach_ms = measure_attach(served.url, 50 if is_quick else 300)
+    show("attach to a running stream, first event, p95", attach_ms, "ms", BARS["attach_ms"])
+
+
+def show_crowd(served: Served, is_quick: bool) -> None:
+    num_runs, num_tokens = (2, 600) if is_quick else (5, 1200)
+    nobody, crowds, controls = [], [], []
+    for _ in range(num_runs):
+        nobody.append(measure_crowd(served, num_tokens, 0))
+        crowds.append(measure_crowd(served, num_tokens, NUM_READERS))
+        burn = min(0.99, crowds[-1].share)
+        controls.append(measure_crowd(served, num_tokens, 0, burn))
+    alone, many, control = (
+        median(one.speed for one in found) for found in (nobody, crowds, controls)
+    )
+    print(f"no reader {alone:.0f} tok/s, {NUM_READERS} readers {many:.0f}, control {control:.0f}")
+    share = median(one.share for one in crowds)
+    print(f"  the readers' process takes {share * 100:.0f} % of a core")
+    loop_us = median(one.loop_us for one in crowds) - median(one.loop_us for one in nobody)
+    print(f"  the server's event loop: {loop_us:.0f} us a token more than without readers")
+    lost = median(
+        1 - crowd.speed / control.speed for crowd, control in zip(crowds, controls, strict=True)
+    )
+    name = f"{NUM_READERS} readers on one stream, loss beside the control"
+    show(name, lost * 100, "%", BARS["crowd_percent"])
+
+
+def show_poll(served: Served, is_quick: bool) -> None:
+    poll_ms = measure_poll(served.url, 600 if is_quick else 1200)
+    show("a poll beside a stream, p95", poll_ms, "ms", BARS["poll_ms"])
+
+
+def show_disk(served: Served, is_quick: bool) -> None:
+    """Beside a server that keeps streams in memory alone; of each pair of runs, their ratio."""
+    num_runs, num_tokens = (3, 300) if is_quick else (9, 600)
+    with serving("--durability", "off") as other:
+        begin(other.url, 50)[0].read()
+        for num_streams, bar in DISK_BARS.items():
+            losses = []
+            for number in range(num_runs):
+                turns = [served.url, other.url] if number % 2 else [other.url, served.url]
+                found = {url: measure_decode(url, num_tokens, num_streams) for url in turns}
+                losses.append(1 - found[served.url] / found[other.url])
+            print(
+                f"  {num_streams} streams: {found[other.url]:.0f} tok/s without a journal, which "
+                f"takes {journal_us(num_streams):.0f} us of each step"
+            )
+            name = f"the journal's cost at {num_streams} streams"
+            show(name, median(losses) * 100, "%", bar)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer runs")
-    is_quick = parser.parse_args().quick
-    num_times, num_runs, num_tokens = (50, 2, 600) if is_quick else (300, 5, 1200)
-    with serving() as url:
-        begin(url, 50)[0].read()
-        attach_ms = measure_attach(url, num_times)
-        show("attach to a running stream, first event, p95", attach_ms, "ms", BARS["attach_ms"])
-        speeds: dict[int, list[float]] = {0: [], 1: [], NUM_READERS: []}
-        cpus = []
-        for _ in range(num_runs):
-            for num_readers, measured in speeds.items():
-                speed, cpu = measure_speed(url, num_tokens, num_readers)
-                measured.append(speed)
-            cpus.append(cpu)
-        nobody, one, many = (sorted(found)[len(found) // 2] for found in speeds.values())
-        print(f"no reader {nobody:.0f} tok/s, one {one:.0f}, {NUM_READERS} {many:.0f}")
-        # What the readers computed was taken from the cores that the engine uses.
-        left = 1 - sum(cpus) / len(cpus) / (os.cpu_count() or 1)
-        print(f"  loss with the readers' own CPU: {(1 - many / nobody) * 100:.1f} %")
-        apart = (1 - many / nobody / left) * 100
-        name = f"{NUM_READERS} readers on one stream, loss"
-        show(name, apart, "%", BARS["crowd_percent"])
-        poll_ms = measure_poll(url, num_tokens)
-        show("a poll beside a stream, p95", poll_ms, "ms", BARS["poll_ms"])
+    parser.add_argument("--only", action="append", choices=PARTS, help="any number of times")
+    options = parser.parse_args()
+    shown = {"attach": show_attach, "crowd": show_crowd, "poll": show_poll, "disk": show_disk}
+    with serving() as served:
+        begin(served.url, 50)[0].read()
+        for part in options.only or PARTS:
+            shown[part](served, options.quick)
 
 
 if __name__ == "__main__":

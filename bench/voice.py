@@ -111,8 +111,8 @@ def main() -> None:
     parser.add_argument("--speak-s", type=float, default=2.0, help="how long one takes to say it")
     options = parser.parse_args()
     num_rounds = 5 if options.quick else 30
-    with serving() as url:
-        asyncio.run(measure(url, num_rounds, options.tokens, options.speak_s))
+    with serving() as served:
+        asyncio.run(measure(served.url, num_rounds, options.tokens, options.speak_s))
 
 
 if __name__ == "__main__":
