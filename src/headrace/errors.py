@@ -20,7 +20,7 @@
     ├── StreamGone              410  there was one, and it is not kept any more
     │   └── StreamAbandoned          nobody read it for too long, so it was stopped
     ├── StreamRunning           409  a stream is to be gone on with that has not ended
-    ├── StreamTooLarge          507  it outgrew the memory that the server has for streams
+    ├── StreamTooLarge          507  it outgrew the room that the server has for streams
     ├── IdempotencyConflict     422  the same Idempotency-Key with another body
     ├── BodyTooLarge            413  the body is longer than the server reads
     ├── RateLimited             429  a limit of this key is used up; says when to come again
