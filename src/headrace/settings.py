@@ -217,6 +217,7 @@ def _setting(group: str, default: Any, kind: Kind, text: str, *flags: str, shown
 _LISTENING = "Listening"
 _MODELS = "Models"
 _ANSWERS = "Answers"
+_CONTEXT = "Conversations"
 _ACCESS = "Access"
 _QUEUE = "Queue and time"
 _STREAMS = "Streams that are kept"
@@ -347,6 +348,36 @@ class ServerSettings:
         False,
         _switch(),
         "Stream where a request does not say; else only where it accepts `text/event-stream`.",
+    )
+
+    context: str = _setting(
+        _CONTEXT,
+        "full",
+        _one_of("full", "sliding_window", "summary"),
+        "How a conversation becomes a prompt where neither request nor conversation says it; "
+        "`/api/chat` slides.",
+    )
+    context_tokens: int = _setting(
+        _CONTEXT,
+        4096,
+        _whole(16),
+        "The most tokens of a prompt where a strategy leaves something out and nobody says how "
+        "many.",
+    )
+    context_fallback: str | None = _setting(
+        _CONTEXT,
+        None,
+        _or("none", _one_of("sliding_window", "summary")),
+        "The strategy where `full` does not fit and the request names none; none: an error.",
+        shown="none",
+    )
+    summary_model: str | None = _setting(
+        _CONTEXT,
+        None,
+        _or("same", _text("MODEL|none", "the name of a served model, none")),
+        "The model that writes summaries, between turns; same: the one that answers; none: no "
+        "model, they are sentences that were said.",
+        shown="same",
     )
 
     limits: str = _setting(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import InvalidRequest
 from headrace.events import Choice, Timings, Usage
-from headrace.wire.ask import Ask, JSONObject, JSONSchema, NamedTool, Place, Stamp, Tool
+from headrace.wire.ask import Ask, Context, JSONObject, JSONSchema, NamedTool, Place, Stamp, Tool
 from headrace.wire.body import BodyLimits
 from headrace.wire.responses_answer import responses_answer
 from headrace.wire.responses_request import RESPONSES, ResponsesAsk, parse_responses
@@ -127,7 +127,7 @@ SETTINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
      {"place": Place(previous_response_id="resp_1", stores=False)}),
     ({"conversation": "c"}, {"place": Place(conversation_id="c")}),
     ({"conversation": {"id": "c", "after": "msg_1"}, "queue": True, "context": {"k": 3}},
-     {"place": Place(conversation_id="c", after="msg_1", queue=True), "context": {"k": 3}}),
+     {"place": Place(conversation_id="c", after="msg_1", queue=True), "context": Context(k=3)}),
     ({"truncation": "auto"}, {"ignored": ("truncation",)}),
     ({"truncation": "disabled"}, {}),
     ({"text": {"verbosity": "low"}}, {"ignored": ("text.verbosity",)}),

@@ -14,6 +14,7 @@ from rich.console import Console
 from headrace.bench import figures, opening, peers, report, run
 from headrace.bench.compare import Progress
 from headrace.bench.figures import Figure
+from headrace.commands.bench_context import context
 from headrace.commands.bench_serve import serve
 from headrace.errors import HeadraceError
 
@@ -32,6 +33,7 @@ def bench() -> None:
 
 
 bench.add_command(serve)
+bench.add_command(context)
 
 _MODEL = click.option("--model", metavar="NAME|FILE", help="Default: the default model.")
 _THREADS = click.option("--threads", type=click.IntRange(1), help="Default: one a core.")

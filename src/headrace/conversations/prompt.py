@@ -23,6 +23,15 @@ def new_messages(
     return new
 
 
+def answer_ids(history: Sequence[StoredMessage], num_passing: int) -> dict[int, Sequence[int]]:
+    """By index in `prompt_messages`: the tokens that earlier answers were generated as."""
+    return {
+        index: message.token_ids
+        for index, message in enumerate(tree.told(history), num_passing)
+        if message.token_ids and message.role == "assistant"
+    }
+
+
 def prompt_messages(
     history: Sequence[StoredMessage], asked: Sequence[Message], num_passing: int
 ) -> tuple[Message, ...]:

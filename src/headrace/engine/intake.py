@@ -8,10 +8,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from headrace.engine.healing import Healer, Healing, before
 from headrace.engine.language import Template, Tokenizer
-from headrace.engine.request import Request
+from headrace.engine.replay import replayed, spelling
+from headrace.engine.request import Message, Request
 from headrace.errors import ContextLengthExceeded, InvalidRequest
 from headrace.model.interface import TokenIds
 from headrace.model.prompt import RenderedPrompt
@@ -88,12 +90,10 @@ class Intake:
 
     def _conversation(self, request: Request) -> tuple[TokenIds, int]:
         assert request.messages is not None  # a request has exactly one of the three
-        rendered = self._template.render(
-            request.messages,
-            request.tools or None,
-            continue_final_message=request.continue_final_message,
-            **request.template_variables,
-        )
+        if request.answer_ids and not request.continue_final_message:
+            tokens = array("i", self._replayed(request, request.messages))
+            return tokens, len(tokens)
+        rendered = self._rendered(request, request.messages)
         if not (request.heal and request.continue_final_message and self._healer.can_heal):
             tokens = array("i", self._tokenizer.encode_prompt(rendered))
             return tokens, len(tokens)
@@ -104,6 +104,22 @@ class Intake:
         floor = len(tokens)
         tokens.extend(self._healer.after(tokens, rendered.text[start:]))
         return tokens, floor
+
+    def _rendered(self, request: Request, messages: Sequence[Message]) -> RenderedPrompt:
+        return self._template.render(
+            messages,
+            request.tools or None,
+            continue_final_message=request.continue_final_message,
+            **request.template_variables,
+        )
+
+    def _replayed(self, request: Request, messages: Sequence[Message]) -> list[int]:
+        answers = {
+            index: spelling(self._tokenizer, ids, messages[index])
+            for index, ids in request.answer_ids.items()
+        }
+        kept = {index: ids for index, ids in answers.items() if ids}
+        return replayed(self._tokenizer, partial(self._rendered, request), messages, kept)
 
     def _max_num_tokens(self, request: Request, num_prompt_tokens: int) -> int:
         """The most tokens of one choice, prompt included."""

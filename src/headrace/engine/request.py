@@ -36,6 +36,9 @@ class Request:
 
     messages: Sequence[Message] | None = None
     """A conversation, rendered with the model's chat template."""
+    answer_ids: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """By index in `messages`: the tokens that an answer was generated as. They take the place of
+    its text where they spell it, so that its banks are found again."""
     tools: Sequence[Message] = ()
     """Functions that the chat template tells the model of, as on the wire."""
     continue_final_message: bool = False
@@ -146,6 +149,7 @@ def _check_prompt(request: Request) -> None:
         )
     if request.messages is not None:
         _check_messages(request.messages)
+        _check_answers(request.messages, request.answer_ids)
     if request.prompt is not None and not isinstance(request.prompt, str):
         raise _wrong("prompt", request.prompt, "a string")
     if request.token_ids is not None:
@@ -188,6 +192,12 @@ def _check_messages(messages: Sequence[Message]) -> None:
             raise _wrong(f"messages[{index}]", message, 'an object like {"role": …, "content": …}')
         if not isinstance(message.get("role"), str):
             raise _wrong(f"messages[{index}].role", message.get("role"), "a string")
+
+
+def _check_answers(messages: Sequence[Message], answer_ids: Mapping[int, Sequence[int]]) -> None:
+    for index in answer_ids:
+        if not 0 <= index < len(messages) or messages[index]["role"] != "assistant":
+            raise _wrong("answer_ids", index, "a map from indices of the assistant's messages")
 
 
 _HUGE = 1e30

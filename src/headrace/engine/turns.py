@@ -3,9 +3,9 @@
 In: what the user says, what the model answered. Out: a prompt as token ids. Thread: the caller's.
 Next: `request.py`.
 
-An answer does not always tokenize to the tokens that were generated, so a prompt rendered anew
-would miss the cache from there on. Here a turn's prompt is the earlier prompt, the answer's own
-tokens, and what the chat template writes after that answer:
+As in `replay.py`, an answer is the tokens that were generated. Here nothing before it is rendered
+again, whatever the template would write today: a turn's prompt is the earlier prompt, the answer's
+own tokens, and what the chat template writes after that answer:
 
     earlier prompt | answer's tokens | <|im_end|> ... user ... <|im_start|>assistant
     exactly as it was computed       | rendered now
@@ -17,10 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.engine.language import Template, Tokenizer
-from headrace.model.prompt import RenderedPrompt
-
-_PLACE = "\ue000\ue001 answer \ue001\ue000"
-"""Stands for an answer while a template is asked what it writes after it. Nobody types this."""
+from headrace.engine.replay import encoded, joined, place, with_places
 
 
 class Turns:
@@ -51,7 +48,7 @@ class Turns:
         tail = self._tail(messages) if self._ids else None
         if tail is None:
             return self._tokenizer.encode_prompt(self._template.render(messages))
-        return _join(self._ids, tail, self._tokenizer)
+        return joined(self._ids, tail, self._tokenizer)
 
     def answered(
         self, text: str, prompt_ids: Sequence[int], answer: str, answer_ids: Sequence[int]
@@ -64,32 +61,9 @@ class Turns:
     def _tail(self, messages: list[dict[str, Any]]) -> list[int] | None:
         """What the template writes after the last answer; None where it does not show answers as
         they are."""
-        shown = [dict(message) for message in messages]
-        shown[-2]["content"] = _PLACE
-        rendered = self._template.render(shown)
-        if rendered.text.count(_PLACE) != 1:
+        last = len(messages) - 2
+        rendered = self._template.render(with_places(messages, {last: None}))
+        if rendered.text.count(place(last)) != 1:
             return None
-        tokens = self._tokenizer.encode_prompt(_after(rendered, rendered.text.index(_PLACE)))
-        if self._tokenizer.adds_bos and tokens[:1] == [self._tokenizer.bos_id]:
-            del tokens[0]
-        return tokens
-
-
-def _after(rendered: RenderedPrompt, place: int) -> RenderedPrompt:
-    begin = place + len(_PLACE)
-    spans = tuple(
-        (max(start, begin) - begin, end - begin)
-        for start, end in rendered.template_spans
-        if end > begin
-    )
-    return RenderedPrompt(rendered.text[begin:], spans)
-
-
-def _join(ids: list[int], tail: list[int], tokenizer: Tokenizer) -> list[int]:
-    """An answer that ended by itself has generated the marker that the template writes next."""
-    if ids[-1] in tokenizer.eog_ids:
-        if tail[:1] == ids[-1:]:
-            return ids + tail[1:]
-        if tail and tail[0] in tokenizer.eog_ids:
-            return ids[:-1] + tail
-    return ids + tail
+        start = rendered.text.index(place(last)) + len(place(last))
+        return encoded(self._tokenizer, rendered, start, len(rendered.text))

@@ -7,18 +7,20 @@ Thread: the event loop; long prompts and grammars are prepared beside it. Next: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from headrace.engine.engine import Engine, Prepared
 from headrace.engine.request import Request
 from headrace.errors import ContextLengthExceeded, FlexCapacityExceeded, InvalidRequest
-from headrace.events import Usage
+from headrace.events import Delta, Usage
 from headrace.model.answer import AnswerPlan, AnswerStyle
 from headrace.server.exchange import Exchange
+from headrace.server.fitting import Fit, fitted, shifts
 from headrace.server.limits import Permit
 from headrace.server.models import ServedModel
 from headrace.server.serving import Serving
+from headrace.server.summaries import keeper
 from headrace.streams.pump import Pump, Record
 from headrace.wire.ask import DEFAULT_MAX_TOKENS, Ask
 from headrace.wire.json_bytes import compact
@@ -35,6 +37,8 @@ class Question:
     asks: Sequence[Ask]
     plans: Sequence[AnswerPlan]
     prepared: Sequence[Prepared]
+    fit: Fit | None = None
+    """What became of the conversation, where that was anybody's choice."""
 
     @property
     def num_choices(self) -> int:
@@ -94,7 +98,7 @@ def _begin(
             question.num_choices,
             parser=lambda choice: plans[choice].parser(choice, exchange.id),
             patience=serving.patience,
-            on_end=lambda pump: settle(permit, pump.usage),
+            on_end=lambda pump: _ended(serving, exchange, question, permit, pump),
             record=record(question),
         )
         pump.submit(question.served.engine, question.prepared)
@@ -102,6 +106,17 @@ def _begin(
         permit.cancel()
         raise
     return pump
+
+
+def _ended(
+    serving: Serving, exchange: Exchange, question: Question, permit: Permit, pump: Pump
+) -> None:
+    settle(permit, pump.usage)
+    if question.fit is not None and not serving.is_draining:
+        said = "".join(e.text for e in pump.log if isinstance(e, Delta) and e.choice == 0)
+        asyncio.get_running_loop().run_in_executor(None, question.fit.foresee, said)
+        keep = keeper(serving.contexts, serving.conversations, exchange.turn)
+        serving.summaries.begin(question.fit, exchange.tenant, keep)
 
 
 def settle(permit: Permit, usage: Usage) -> None:
@@ -121,18 +136,22 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
     style: AnswerStyle = served.style
 
     def work() -> Question:
-        plans = [style.plan(one) for one in asks]
+        fits = [fitted(serving.contexts, served, one, exchange.tenant) for one in asks]
+        shaped = [one for one, _ in fits]
+        plans = [style.plan(one) for one in shaped]
         prepared = [
             served.engine.prepare(request_of(one, plan, exchange.tenant))
-            for one, plan in zip(asks, plans, strict=True)
+            for one, plan in zip(shaped, plans, strict=True)
         ]
-        return Question(served, asks, plans, prepared)
+        return Question(served, shaped, plans, prepared, fits[0][1])
 
     # A thread costs more than a short prompt; a long one would hold up every stream.
     is_long = style.needs_time(ask) or _num_chars(asks) > _LONG
     question = await asyncio.to_thread(work) if is_long else work()
-    for one, prepared in zip(asks, question.prepared, strict=True):
+    for one, prepared in zip(question.asks, question.prepared, strict=True):
         _check_fit(one, prepared, served.engine.context_length)
+    if question.fit is not None and question.fit.wants_report:
+        exchange.context = question.fit.report(len(question.prepared[0].prompt))
     return question
 
 
@@ -140,6 +159,8 @@ def request_of(ask: Ask, plan: AnswerPlan, tenant: str) -> Request:
     """The engine's request. Its own checks name fields of the wire, too."""
     return Request(
         messages=plan.messages,
+        answer_ids=_answer_ids(ask, plan),
+        shift=shifts(ask.context),
         prompt=ask.prompt,
         token_ids=ask.token_ids,
         tools=plan.tools,
@@ -173,6 +194,14 @@ def _prompt(ask: Ask) -> str:
     if ask.prompt is not None:
         return ask.prompt
     return compact(ask.token_ids if ask.messages is None else ask.messages).decode()
+
+
+def _answer_ids(ask: Ask, plan: AnswerPlan) -> Mapping[int, Sequence[int]]:
+    """By index in the plan's messages, which may begin with one more."""
+    if not ask.answer_ids:
+        return {}
+    further = len(plan.messages or ()) - len(ask.messages or ())
+    return {index + further: ids for index, ids in ask.answer_ids.items()}
 
 
 def _check_max_tokens(ask: Ask, context_length: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from headrace.conversations.prompt import new_messages, prompt_messages
+from headrace.conversations.prompt import answer_ids, new_messages, prompt_messages
 from headrace.conversations.said import Said
 from headrace.conversations.turns import OpenTurn
 from headrace.server import asking
@@ -20,7 +20,8 @@ from headrace.server.asking import Question
 from headrace.server.exchange import Exchange
 from headrace.server.serving import Serving
 from headrace.streams.pump import Pump, Record
-from headrace.wire.ask import Ask, Place
+from headrace.wire.ask import Ask, Context, Place
+from headrace.wire.context_field import parse_context
 
 RESPONSE = "resp_"
 """How the ids of answers begin that may be named later."""
@@ -43,6 +44,8 @@ async def start(
         if place.stores and exchange.answer_id.startswith(RESPONSE):
             opened.name(exchange.answer_id)
         ask = _told(asks[0], opened, place)
+        if serving.contexts.of(ask).strategy == "summary":
+            await serving.summaries.recall(serving.conversations, opened)
         pump = await asking.start(serving, exchange, [ask], record)
     except BaseException:
         await turns.give_up(opened)
@@ -60,7 +63,19 @@ def _is_kept(serving: Serving, place: Place) -> bool:
 def _told(ask: Ask, opened: OpenTurn, place: Place) -> Ask:
     """The question, after what was said before."""
     messages = prompt_messages(opened.turn.history, ask.messages or (), place.num_passing)
-    return replace(ask, messages=messages)
+    return replace(
+        ask,
+        messages=messages,
+        context=_context(ask, opened, place),
+        answer_ids=answer_ids(opened.turn.history, place.num_passing),
+    )
+
+
+def _context(ask: Ask, opened: OpenTurn, place: Place) -> Context:
+    """The question's word over the conversation's, over what is the custom there."""
+    kept = opened.turn.context
+    own = parse_context(kept) if kept else Context()
+    return (ask.context or Context()).over(own).over(place.custom or Context())
 
 
 def keep(serving: Serving, opened: OpenTurn, ask: Ask, pump: Pump) -> None:

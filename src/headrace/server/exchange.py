@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from headrace.errors import Forbidden, HeadraceError
 from headrace.events import Delta, Usage
 from headrace.observe.observer import Observer, RequestEnded
+from headrace.wire.ask import JSON
 from headrace.wire.ids import request_id
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Exchange:
     """The answer's own name, once it is known."""
     turn: OpenTurn | None = None
     """Where the conversation is kept."""
+    context: Mapping[str, JSON] | None = None
+    """What the answer will tell of how its prompt was made, where that was asked for."""
     pump: Pump | None = None
     prompts: tuple[str, ...] = ()
     """What was asked, where that is to be logged; so is then what was answered."""

@@ -302,6 +302,7 @@ def telling(serving: Serving, exchange: Exchange, form: Form, seed: int) -> Tell
         fingerprint=served.fingerprint,
         # `auto` is what a client asks for, never what it gets.
         service_tier="on_demand" if ask.service_tier == "auto" else ask.service_tier,
+        context=exchange.context,
     )
     spelling = served.engine.tokenizer if ask.logprobs else None
     named = exchange.turn.turn.conversation_id if exchange.turn else None

@@ -19,12 +19,14 @@ from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
 from headrace.observe.observer import LimitHit, Observer, Observers
 from headrace.server.access import Access
+from headrace.server.contexts import Contexts
 from headrace.server.durable import FOLDER, SPILLED, Durable
 from headrace.server.idempotency import Idempotency
 from headrace.server.keys import KeyStore
 from headrace.server.limits import Limiter, LimitTable, Permit
 from headrace.server.memories import Memories
 from headrace.server.models import ModelNames, ModelRegistry, model_names
+from headrace.server.summaries import Summaries
 from headrace.server.telling import Telling
 from headrace.server.tokens import StreamTokens, kept_key
 from headrace.settings import ServerSettings, home
@@ -92,6 +94,8 @@ class Serving:
             )
         )
         self.memories = Memories(lambda: self.conversations.store.database, _no_embedder)
+        self.contexts = Contexts(settings)
+        self.summaries = Summaries(self.contexts, self.registry, settings.summary_model)
         self.num_requests = 0
         """Questions that are being answered, over connections."""
         self.is_draining = False
@@ -148,8 +152,9 @@ class Serving:
         self.conversations.store.on_delete.append(self._forget)
 
     def _forget(self, tenant: str, conversation_id: str) -> None:
-        """Its banks and vectors go with the conversation."""
+        """Its banks, vectors and summaries go with the conversation."""
         self.memories.tidy()
+        self.contexts.shelf.forget((tenant, conversation_id))
         for model in self.registry.served:
             model.engine.forget(tenant, conversation_id)
 
@@ -169,6 +174,7 @@ class Serving:
     def begin_drain(self) -> None:
         """Take no more; finish what was admitted."""
         self.is_draining = True
+        self.summaries.stop()
 
     @contextmanager
     def open(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Protocol
 
-from headrace.events import FinishReason, TokenLogprob, ToolCall
+from headrace.events import FinishReason, TokenLogprob, ToolCall, Usage
 from headrace.wire.ask import JSON, Stamp
 
 _UNLIKELY = -9999.0
@@ -74,6 +74,16 @@ def x_groq_whole(stamp: Stamp, seed: int, cached: dict[str, JSON]) -> dict[str, 
     """Of an answer that is not streamed; `cached` as for `x_groq_last`."""
     said = x_groq_first(stamp, seed)
     return {**said, "usage": cached} if cached else said
+
+
+def x_headrace(stamp: Stamp, usage: Usage) -> dict[str, JSON]:
+    """What is ours alone in an answer, at its end; nothing where nothing was asked for."""
+    if stamp.context is None:
+        return {}
+    told = {**stamp.context, "cached_tokens": usage.num_cached_tokens}
+    if "shifted_tokens" in told:
+        told["shifted_tokens"] = usage.num_shifted_tokens
+    return {"x_headrace": {"context": told}}
 
 
 def _token_logprob(token: int, logprob: float, spelling: Spelling) -> dict[str, JSON]:

@@ -14,20 +14,23 @@ from typing import Final
 
 from headrace.errors import HeadraceError, InvalidRequest
 from headrace.events import Delta, Event, Failed, Finished
-from headrace.wire.ask import JSON, Ask, Place
+from headrace.wire.ask import JSON, Ask, Context, Place
 from headrace.wire.body import BodyLimits
 from headrace.wire.common_fields import MAX_TOKENS, MODEL, SAMPLING
+from headrace.wire.context_field import CONTEXT
 from headrace.wire.error_body import error_body
 from headrace.wire.fields import Field, Table, field, ours
 from headrace.wire.ids import conversation_id
 from headrace.wire.json_bytes import quoted
 from headrace.wire.kinds import Text
-from headrace.wire.place_fields import CONTEXT, ID, QUEUE
+from headrace.wire.place_fields import ID, QUEUE
 from headrace.wire.reading import Reading
 from headrace.wire.sse import DONE, frame
 
 DEFAULT_MODEL: Final = "llama-3.1-8b-instant"
 """Where the body names none: the guides' own."""
+CUSTOM: Final = Context(strategy="sliding_window")
+"""Guides have histories trimmed by hand; here they need not."""
 _SAMPLING = [row for row in SAMPLING if row.name in ("temperature", "top_p", "seed", "stop")]
 
 API_CHAT: Final = Table(
@@ -64,8 +67,8 @@ def parse_api_chat(body: Mapping[str, JSON], limits: BodyLimits) -> Ask:
             conversation_id=snake or camel or conversation_id(),
             creates=True,
             queue=bool(given.get("queue")),
+            custom=CUSTOM,
         ),
-        context=given.get("context"),
         **{"model": DEFAULT_MODEL, **API_CHAT.settings(given, reading)},
         ignored=reading.ignored,
     )

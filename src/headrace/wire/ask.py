@@ -6,8 +6,8 @@ server knows (models, context, limits) is not checked here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias
 
 JSON: TypeAlias = Any
@@ -78,6 +78,39 @@ class Document:
     title: str = ""
 
 
+StrategyName: TypeAlias = Literal["full", "sliding_window", "summary", "retrieval"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """How a conversation is to become a prompt, as far as somebody said so; None: nobody did."""
+
+    strategy: StrategyName | None = None
+    keep_turns: int | None = None
+    keep_first: int | None = None
+    max_tokens: int | None = None
+    """Of the prompt."""
+    trigger_at_ratio: float | None = None
+    k: int | None = None
+    mode: Literal["recompute", "shift"] | None = None
+    fallback: StrategyName | None = None
+    """Instead of a refusal, where `full` does not fit."""
+    report: bool | None = None
+
+    def over(self, lower: Context) -> Context:
+        """What holds where `lower` holds wherever this says nothing. Another strategy than that of
+        `lower` brings none of its numbers with it."""
+        if self.strategy not in (None, lower.strategy):
+            lower = Context(report=lower.report, fallback=lower.fallback)
+        said = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(lower, **{name: value for name, value in said.items() if value is not None})
+
+    def as_wire(self) -> dict[str, JSON]:
+        """As a request would say it: what nobody said is left out."""
+        said = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in said.items() if value is not None}
+
+
 ROOT = "root"
 """As `Place.after`: a conversation's beginning."""
 
@@ -99,6 +132,8 @@ class Place:
     """Where no conversation is named: keep the turn under its response's id."""
     num_passing: int = 0
     """So many of the first messages are for this turn alone, like `instructions`."""
+    custom: Context | None = None
+    """How it becomes a prompt, as far as neither the question nor the conversation says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +195,13 @@ class Ask:
     user: str | None = None
     template_variables: Mapping[str, JSON] = field(default_factory=dict)
     """Further ones that the chat template reads (`chat_template_kwargs`)."""
+    context: Context | None = None
+    """How the messages become a prompt; None: as the server does it by default."""
+    answer_ids: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """By index in `messages`: the token ids that an answer was generated as, where it is kept."""
 
     place: Place | None = None
     """Where the conversation is kept, if it is."""
-    context: Mapping[str, JSON] | None = None
-    """How that conversation becomes a prompt, as it was sent; None: as is its custom."""
 
     ignored: tuple[str, ...] = ()
     """Fields that were sent and have no effect, by path: for `x-headrace-ignored`."""
@@ -185,3 +222,6 @@ class Stamp:
     fingerprint: str
     """`fp_…`: of the model and the numerics that answer."""
     service_tier: ServiceTier = "on_demand"
+    context: Mapping[str, JSON] | None = None
+    """What is told of how the conversation became a prompt, where that was asked for; without
+    `cached_tokens`, which are known in the end."""

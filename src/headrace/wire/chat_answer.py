@@ -19,12 +19,13 @@ from headrace.wire.answer_parts import (
     x_groq_first,
     x_groq_last,
     x_groq_whole,
+    x_headrace,
 )
 from headrace.wire.ask import JSON, Stamp
 from headrace.wire.error_body import error_frame
 from headrace.wire.json_bytes import body, compact, quoted
 from headrace.wire.sse import DONE
-from headrace.wire.usage import Ends, cached_where, usage_object
+from headrace.wire.usage import Ends, cached_where, prompt_usage, usage_object
 
 _AFTER_TEXT = b'},"logprobs":null,"finish_reason":null}]}\n\n'
 
@@ -112,7 +113,8 @@ class ChatStream:
         self.is_ended = True
         usage = self._ends.usage_object()
         x_groq = x_groq_last(self._stamp, usage, self._ends.cached_where())
-        tail = compact({"x_groq": x_groq, "usage": usage})[1:]
+        ours = x_headrace(self._stamp, self._ends.usage())
+        tail = compact({"x_groq": x_groq, "usage": usage, **ours})[1:]
         return start + b"}]," + tail + b"\n\n" + self._usage_chunk(usage) + DONE
 
     def _usage_chunk(self, usage: JSON) -> bytes:
@@ -138,6 +140,7 @@ def chat_answer(
             "system_fingerprint": stamp.fingerprint,
             "x_groq": x_groq_whole(stamp, seed, cached_where([choices])),
             "service_tier": stamp.service_tier,
+            **x_headrace(stamp, prompt_usage(choices)),
         }
     )
 

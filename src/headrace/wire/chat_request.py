@@ -31,6 +31,7 @@ from headrace.wire.common_fields import (
     USER,
     stream_options,
 )
+from headrace.wire.context_field import CONTEXT
 from headrace.wire.continue_from import CONTINUE_FROM
 from headrace.wire.fields import Given, Table, field, ours, unused
 from headrace.wire.kinds import Anything, Boolean, Object, OneOf, Text, Whole
@@ -42,7 +43,7 @@ from headrace.wire.messages import (
     mentions_json,
     plain,
 )
-from headrace.wire.place_fields import CONTEXT, CONVERSATION, QUEUE, check_place, place_of
+from headrace.wire.place_fields import CONVERSATION, QUEUE, check_place, place_of
 from headrace.wire.reading import Reading
 
 TIERS: Final = ("auto", "on_demand", "flex", "performance")
@@ -142,7 +143,6 @@ def parse_chat(body: Mapping[str, JSON], limits: BodyLimits, *, strict: bool = F
         check_place(messages[-1], "messages", settings.get("n", 1))
     return Ask(
         place=place,
-        context=given.get("context"),
         messages=messages,
         continues=continues,
         include_usage=options["include_usage"],

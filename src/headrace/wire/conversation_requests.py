@@ -12,12 +12,13 @@ from typing import Any, Final, Literal
 from headrace.errors import InvalidRequest
 from headrace.wire.ask import JSON
 from headrace.wire.body import BodyLimits
+from headrace.wire.context_field import KEPT_CONTEXT
 from headrace.wire.fields import Table, ours
 from headrace.wire.fields import field as row
 from headrace.wire.items import ITEM, messages_of
 from headrace.wire.kinds import Anything, Many, MapOf, Number, Object, OneOf, Text, Whole
 from headrace.wire.messages import Message, plain, stored_message
-from headrace.wire.place_fields import CONTEXT, ID
+from headrace.wire.place_fields import ID
 from headrace.wire.reading import Reading
 
 MAX_ITEMS: Final = 20
@@ -44,9 +45,9 @@ CREATE: Final = Table(
     _METADATA,
     ours("id", ID, note="A name of your own; else it gets one."),
     _TITLE,
-    CONTEXT,
+    KEPT_CONTEXT,
 )
-UPDATE: Final = Table(_METADATA, _TITLE, CONTEXT)
+UPDATE: Final = Table(_METADATA, _TITLE, KEPT_CONTEXT)
 ADD_ITEMS: Final = Table(row("items", _ITEMS, note="What to add.", required=True))
 FORK: Final = Table(
     ours("at", Text(), note="The last message that goes along; by default the last one."),
@@ -70,7 +71,7 @@ IMPORT: Final = Table(
     row("head_id", Text()),
     _METADATA,
     _TITLE,
-    CONTEXT,
+    KEPT_CONTEXT,
     ours("new_id", ID, note="The conversation's name here; else it gets a new one."),
     row("object", Anything()),
     row("id", Anything()),

@@ -1,4 +1,4 @@
-"""The rows by which a request names its conversation: `conversation`, `queue`, `context`."""
+"""The rows by which a request names its conversation: `conversation`, `queue`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 from headrace.errors import InvalidRequest
 from headrace.wire.ask import Place
 from headrace.wire.fields import Given, Table, field, ours
-from headrace.wire.kinds import Boolean, ByType, Object, Text, Then
+from headrace.wire.kinds import Boolean, ByType, Text, Then
 from headrace.wire.messages import Message, is_unfinished
 from headrace.wire.reading import Path, Reading
 
@@ -41,7 +41,6 @@ CONVERSATION: Final = ours(
 QUEUE: Final = ours(
     "queue", Boolean(), note="Wait for the conversation's turn that is going on; else it is 409."
 )
-CONTEXT: Final = ours("context", Object(), note="How the conversation becomes a prompt.")
 
 
 def place_of(given: Given, *, num_passing: int = 0) -> Place | None:

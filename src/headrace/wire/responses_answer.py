@@ -25,7 +25,7 @@ from headrace.events import (
     Started,
     ToolCall,
 )
-from headrace.wire.answer_parts import Spelling, logprobs_content
+from headrace.wire.answer_parts import Spelling, logprobs_content, x_headrace
 from headrace.wire.ask import DEFAULT_TEMPERATURE, JSON, Stamp
 from headrace.wire.ids import item_id
 from headrace.wire.json_bytes import body, compact, quoted
@@ -332,7 +332,8 @@ def _response(
         "parallel_tool_calls": True,
         "store": False,
     }
-    return {**fields, **echo}
+    ours = x_headrace(stamp, end.usage) if end else {}
+    return {**fields, **echo, **ours}
 
 
 def _error(error: HeadraceError) -> dict[str, JSON]:

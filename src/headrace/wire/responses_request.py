@@ -26,11 +26,12 @@ from headrace.wire.common_fields import (
     USER,
     stream_options,
 )
+from headrace.wire.context_field import CONTEXT
 from headrace.wire.fields import Given, Table, field, refused, unused
 from headrace.wire.items import ITEM, add_item
 from headrace.wire.kinds import Boolean, ByType, Many, MapOf, OneOf, Refused, Text, Whole
 from headrace.wire.messages import Message, is_unfinished, plain
-from headrace.wire.place_fields import CONTEXT, CONVERSATION, QUEUE, check_place, place_of
+from headrace.wire.place_fields import CONVERSATION, QUEUE, check_place, place_of
 from headrace.wire.reading import Reading
 
 _LOGPROBS: Final = "message.output_text.logprobs"
@@ -165,7 +166,6 @@ def parse_responses(
     place = _place(given, messages[-1], strict)
     ask = Ask(
         place=place,
-        context=given.get("context"),
         messages=messages,
         continues=is_unfinished(messages[-1]),
         include_usage=options["include_usage"],

@@ -31,7 +31,7 @@ def usage_object(prompts: Sequence[Sequence[Ended]]) -> dict[str, JSON]:
     Details stand at the end, and only where they are not 0. Times are in seconds, exact to the
     nanosecond, and `total_time` is exactly `prompt_time` + `completion_time`.
     """
-    tokens = [_tokens(choices) for choices in prompts]
+    tokens = [prompt_usage(choices) for choices in prompts]
     num_prompt = sum(usage.num_prompt_tokens for usage in tokens)
     num_completion = sum(usage.num_completion_tokens for usage in tokens)
     queue_ns, prompt_ns, completion_ns = _times([end for choices in prompts for end in choices])
@@ -54,7 +54,7 @@ def usage_object(prompts: Sequence[Sequence[Ended]]) -> dict[str, JSON]:
 def cached_where(prompts: Sequence[Sequence[Ended]]) -> dict[str, JSON]:
     """Where cached prompt tokens came from, in Groq's words: `sram` is memory here, `dram` is disk.
     Empty where there were none."""
-    tokens = [_tokens(choices) for choices in prompts]
+    tokens = [prompt_usage(choices) for choices in prompts]
     num_cached = sum(usage.num_cached_tokens for usage in tokens)
     num_loaded = sum(usage.num_loaded_tokens for usage in tokens)
     if not num_cached:
@@ -102,6 +102,10 @@ class Ends:
         """Call it when all have ended."""
         return cached_where(self._by_prompt())
 
+    def usage(self) -> Usage:
+        """Of the first prompt. Call it when all have ended."""
+        return prompt_usage(self._by_prompt()[0])
+
     def _by_prompt(self) -> list[list[Ended]]:
         each = self._num_choices_each
         return [
@@ -110,7 +114,7 @@ class Ends:
         ]
 
 
-def _tokens(choices: Sequence[Ended]) -> Usage:
+def prompt_usage(choices: Sequence[Ended]) -> Usage:
     """Of one prompt. What a choice found that its sibling had computed was not there before."""
     usages = [end.usage for end in choices]
     first = min(usages, key=lambda usage: usage.num_cached_tokens, default=Usage(0, 0, 0))
@@ -119,6 +123,7 @@ def _tokens(choices: Sequence[Ended]) -> Usage:
         first.num_cached_tokens,
         sum(usage.num_completion_tokens for usage in usages),
         num_loaded_tokens=first.num_loaded_tokens,
+        num_shifted_tokens=first.num_shifted_tokens,
     )
 
 

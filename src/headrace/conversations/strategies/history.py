@@ -27,21 +27,28 @@ class History:
     """Tokens before each item, those of system messages left out; one more for the end."""
     num_system: int
     """Tokens of all system messages."""
+    has_system_in_turns: bool
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> History:
         """Time in proportion to the number of items."""
-        starts = []
+        roles = [item.role for item in items]
         num_head = num_leading(items, "system")
-        for index in range(num_head, len(items)):
-            if index == num_head or items[index].role == "user":
-                starts.append(index)
-        costs = [0 if item.role == "system" else item.num_tokens for item in items]
+        starts = [
+            index
+            for index in range(num_head, len(items))
+            if index == num_head or roles[index] == "user"
+        ]
+        costs = [
+            0 if role == "system" else item.num_tokens
+            for item, role in zip(items, roles, strict=True)
+        ]
         return cls(
             items=tuple(items),
             turns=tuple(zip(starts, [*starts[1:], len(items)], strict=True)) if starts else (),
             sums=tuple(accumulate(costs, initial=0)),
-            num_system=sum(item.num_tokens for item in items if item.role == "system"),
+            num_system=sum(item.num_tokens for item in items) - sum(costs),
+            has_system_in_turns="system" in roles[num_head:],
         )
 
     @property
@@ -54,18 +61,18 @@ class History:
         if first_turn >= turn:
             return ()
         start, end = self.turns[first_turn][0], self.turns[turn - 1][1]
+        if not self.has_system_in_turns:
+            return self.items[start:end]
         return tuple(item for item in self.items[start:end] if item.role != "system")
 
     def kept(self, first_turn: int, num_first: int = 0) -> tuple[Item, ...]:
         """What stays before the new turn where the turns from `num_first` to `first_turn` go."""
         if not self.turns:
             return self.items
-        gone = range(self.turns[num_first][0], self.turns[first_turn][0])
-        return tuple(
-            item
-            for index, item in enumerate(self.items[: self.turns[-1][0]])
-            if index not in gone or item.role == "system"
-        )
+        start, end = self.turns[num_first][0], self.turns[first_turn][0]
+        gone = self.items[start:end] if self.has_system_in_turns else ()
+        stays = tuple(item for item in gone if item.role == "system")
+        return self.items[:start] + stays + self.items[end : self.turns[-1][0]]
 
     def askings(self, turn: int) -> list[int]:
         """Where in a turn the model was asked, or is: the ends of its prompts."""

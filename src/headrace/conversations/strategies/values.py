@@ -77,6 +77,8 @@ class Plan:
     """The new turn: from its first message to the history's end. It always stays whole."""
     num_fixed: int = 0
     """As in the budget."""
+    sources: tuple[Mapping[str, Any], ...] = ()
+    """Where what was retrieved comes from, for whoever asks."""
     pending: tuple[Condense, ...] = ()
     """Summaries that are not there yet, in the order in which to make them."""
 

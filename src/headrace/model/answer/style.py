@@ -134,15 +134,32 @@ class AnswerStyle:
         grammar = self._grammar(ask, tools, wished, is_thinking)
         checks = _checks(ask, calls, wished, grammar)
         make_parser = self._make_parser(ask, checks, is_thinking, has_tools=bool(tools))
-        shows_tools = bool(tools) and self.format.in_template
         return AnswerPlan(
             messages=self._messages(ask, tools),
-            tools=tuple(tool.as_wire() for tool in tools) if shows_tools else (),
+            tools=self._shown_tools(tools),
             template_variables=variables,
             grammar=None if grammar is None else grammar.compiled,
             visible_tokens=self._visible if grammar or make_parser else {},
             make_parser=make_parser,
         )
+
+    def shown(self, messages: Sequence[Message]) -> list[Message]:
+        """`messages` as the chat template is given them: calls and their results as it knows
+        them. A message becomes one message, whatever the others are."""
+        return prepared(messages, self.format)
+
+    def frame(self, ask: Ask) -> tuple[tuple[Message, ...], tuple[Mapping[str, Any], ...]]:
+        """What the chat template is given for `ask`, which has messages: these, with all that they
+        are told beside them, and tools."""
+        tools = _offered(ask)
+        return self._messages(ask, tools) or (), self._shown_tools(tools)
+
+    def variables(self, ask: Ask) -> Mapping[str, Any]:
+        """What else the chat template reads."""
+        return self._variables(ask)
+
+    def _shown_tools(self, tools: Sequence[Tool]) -> tuple[Mapping[str, Any], ...]:
+        return tuple(tool.as_wire() for tool in tools) if self.format.in_template else ()
 
     def _variables(self, ask: Ask) -> Mapping[str, Any]:
         effort = ask.reasoning_effort

@@ -1,0 +1,1 @@
+"""Conversations played through the context strategies: memory, latency, what is remembered."""

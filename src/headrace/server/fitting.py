@@ -1,0 +1,139 @@
+"""A question's conversation is fitted into its prompt, by the strategy that holds for it.
+
+In: an `Ask`. Out: the same with the messages that its prompt shows, and what became of the others.
+Thread: any. Next: `asking.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from headrace.conversations.measure import Measure
+from headrace.conversations.planning import Fitted, Planner, Room
+from headrace.conversations.report import context_report
+from headrace.conversations.strategies import Message
+from headrace.engine.replay import Render, replayed, spelling
+from headrace.errors import HeadraceError
+from headrace.model.answer import AnswerStyle
+from headrace.server.contexts import Contexts, variables_key
+from headrace.server.models import ServedModel
+from headrace.wire.ask import DEFAULT_MAX_TOKENS, JSON, Ask, Context
+
+_LEAST_SHARE = 4
+"""Where nobody says how long an answer may be, at most this part of the context is held free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A conversation that was fitted, and all that is needed to do it again."""
+
+    served: ServedModel
+    ask: Ask
+    """As it was asked."""
+    context: Context
+    planner: Planner
+    fitted: Fitted
+    rewrites: Sequence[str]
+    answer_ids: Mapping[int, Sequence[int]]
+    """Of `ask`, where they spell what was said."""
+
+    @property
+    def wants_report(self) -> bool:
+        return bool(self.context.report)
+
+    def foresee(self, answer: str) -> None:
+        """Count what the next turn will find said, so that it need not. Raises nothing."""
+        said = {"role": "assistant", "content": answer}
+        with suppress(HeadraceError):
+            messages = (*(self.ask.messages or ()), said, {"role": "user", "content": "x"})
+            self.planner.measure.items(messages, self.answer_ids)
+
+    def report(self, num_prompt_tokens: int) -> Mapping[str, JSON]:
+        told = context_report(self.fitted, num_prompt_tokens, self.rewrites)
+        return told | {"shifted_tokens": 0} if shifts(self.context) else told
+
+
+def fitted(
+    contexts: Contexts, served: ServedModel, ask: Ask, tenant: str
+) -> tuple[Ask, Fit | None]:
+    """`ask` as it is answered; None where its messages stay and nobody wants to know more. Raises
+    `ContextLengthExceeded`, and what the template raises."""
+    context = contexts.of(ask)
+    if ask.messages is None or _is_plain(context):
+        return ask, None
+    style: AnswerStyle = served.style
+    asking = _Asking(served, style, ask)
+    planner = Planner(
+        Measure(asking.prompt, contexts.counts, asking.scope),
+        Room(served.engine.context_length, _num_answer(ask, served.engine.context_length)),
+        asking.frame,
+        contexts.shelf,
+        b"/".join((tenant.encode(), served.id.encode())),
+        can_shift=ask.place is not None and ask.place.conversation_id is not None,
+    )
+    ids = {
+        index: spelled
+        for index, ids in ask.answer_ids.items()
+        if (spelled := spelling(served.engine.tokenizer, ids, ask.messages[index]))
+    }
+    fit = planner.fit(ask.messages, context, ids)
+    rewrites = contexts.rewrites(served, style, ask, asking.render) if context.report else ()
+    shaped = replace(ask, messages=fit.messages, answer_ids=fit.moved(ids), context=context)
+    return shaped, Fit(served, ask, context, planner, fit, rewrites, ids)
+
+
+def shifts(context: Context | None) -> bool:
+    """Whether banks follow dropped turns instead of being computed anew."""
+    return context is not None and (context.strategy, context.mode) == ("sliding_window", "shift")
+
+
+def _is_plain(context: Context) -> bool:
+    """All messages stay, and the engine says where they are too many."""
+    return (
+        context.strategy == "full"
+        and context.fallback is None
+        and context.max_tokens is None
+        and not context.report
+    )
+
+
+def _num_answer(ask: Ask, context_length: int) -> int:
+    if ask.max_tokens is not None:
+        return ask.max_tokens
+    return min(DEFAULT_MAX_TOKENS, context_length // _LEAST_SHARE)
+
+
+class _Asking:
+    """One question's way through the template."""
+
+    def __init__(self, served: ServedModel, style: AnswerStyle, ask: Ask) -> None:
+        self._engine = served.engine
+        self._style = style
+        self._ask = ask
+        self.render: Render = partial(
+            served.engine.template.render, tools=None, **style.variables(ask)
+        )
+        self.scope = served.id.encode() + b"\n" + variables_key(style, ask)
+
+    def prompt(
+        self, messages: Sequence[Message], ids: Mapping[int, Sequence[int]]
+    ) -> Sequence[int]:
+        shown = self._style.shown(messages)
+        return replayed(self._engine.tokenizer, self.render, shown, ids)
+
+    def frame(self, head: Sequence[Message]) -> int:
+        """Tokens of tools and of a wished-for format, which the template writes beside the
+        messages."""
+        if not self._ask.tools and self._ask.response_format is None:
+            return 0
+        least: Any = (*head, {"role": "user", "content": "x"})
+        messages, tools = self._style.frame(replace(self._ask, messages=least, continues=False))
+        rendered = self._engine.template.render(
+            messages, tools or None, **self._style.variables(self._ask)
+        )
+        whole = len(self._engine.tokenizer.encode_prompt(rendered))
+        return whole - len(self.prompt(least, {}))
