@@ -353,7 +353,7 @@ class ServerSettings:
     context: str = _setting(
         _CONTEXT,
         "full",
-        _one_of("full", "sliding_window", "summary"),
+        _one_of("full", "sliding_window", "summary", "retrieval"),
         "How a conversation becomes a prompt where neither request nor conversation says it; "
         "`/api/chat` slides.",
     )
@@ -367,7 +367,7 @@ class ServerSettings:
     context_fallback: str | None = _setting(
         _CONTEXT,
         None,
-        _or("none", _one_of("sliding_window", "summary")),
+        _or("none", _one_of("sliding_window", "summary", "retrieval")),
         "The strategy where `full` does not fit and the request names none; none: an error.",
         shown="none",
     )
@@ -378,6 +378,13 @@ class ServerSettings:
         "The model that writes summaries, between turns; same: the one that answers; none: no "
         "model, they are sentences that were said.",
         shown="same",
+    )
+
+    retrieval_timeout_s: float = _setting(
+        _CONTEXT,
+        2.0,
+        _seconds(),
+        "How long a question waits for what may answer it; what comes later is done without.",
     )
 
     limits: str = _setting(

@@ -1,4 +1,4 @@
-"""Documents of conversations over HTTP: kept, found, and gone when they are deleted."""
+"""Documents of conversations over HTTP, and turns that are answered from them and from memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.server.keys import KeyStore
 from headrace.server.memories import Memories
 from headrace.testing import END_ID, FakeEmbedder, FakeModel, ManualEngine, saying
 from headrace.testing.asgi import Call
-from support.asgi import Door
+from support.asgi import CHAT, Door
 from support.asgi import run as run_alone
 
 MILL = "/v1/conversations/mill"
@@ -72,6 +72,29 @@ async def found(door: Door, question: str) -> list[str]:
     return [one.chunk.source.id for one in recall.found]
 
 
+async def asked(door: Door, text: str, documents: Any = None, **context: Any) -> dict[str, Any]:
+    """The report of a turn."""
+    body = {
+        "model": "fake",
+        "messages": [{"role": "user", "content": text}],
+        "conversation": "mill",
+        "max_tokens": 8,
+        "documents": documents,
+        "context": {"strategy": "retrieval", "report": True, **context},
+    }
+    call = door.post(CHAT, body)
+    while not call.has_ended:
+        await asyncio.sleep(0.002)
+        if door.engine.stats().num_pending_requests:
+            door._step()
+    await call.ended()
+    assert call.status == 200, call.body
+    while door.serving.conversations.num_open:
+        await asyncio.sleep(0.005)
+    answer: dict[str, Any] = json.loads(call.body)
+    return dict(answer["x_headrace"]["context"])
+
+
 async def make(door: Door) -> None:
     await told(door.post("/v1/conversations", {"id": "mill"}))
 
@@ -92,6 +115,47 @@ def test_a_document_is_given_listed_asked_and_deleted(door: Door) -> None:
         assert gone["deleted"] is True
         await told(door.call("GET", DOCUMENTS + "/manual"), 404)
         assert await found(door, "How fast does the water wheel turn?") == []
+
+    run(door, play)
+
+
+def test_a_message_that_is_shown_no_more_is_found_again(door: Door) -> None:
+    async def play() -> None:
+        await make(door)
+        await asked(door, "My dog is called Kelpie.")
+        for day in range(8):
+            await asked(door, f"Rain and wind on day {day}. " * 4, max_tokens=700)
+        await embedded(door)
+        report = await asked(door, "What is my dog called?", max_tokens=700, k=1)
+        (source,) = report["sources"]
+        assert source["type"] == "message"
+        assert source["title"] == "user"
+        assert report["dropped"]["messages"] > 0
+        assert "missing" not in report["retrieval"]
+
+    run(door, play)
+
+
+def test_a_turn_is_answered_from_documents_kept_and_sent(door: Door) -> None:
+    async def play() -> None:
+        await make(door)
+        await told(door.post(DOCUMENTS, MANUAL))
+        sent = {"id": "note", "source": {"type": "text", "text": "The wheel was oiled in May."}}
+        report = await asked(door, "When was the water wheel oiled?", documents=[sent])
+        assert {source["id"] for source in report["sources"]} == {"manual", "note"}
+        assert report["retrieved"]["messages"] == 2
+
+    run(door, play)
+
+
+def test_a_conversations_own_context_holds(door: Door) -> None:
+    async def play() -> None:
+        made = {"id": "mill", "context": {"strategy": "retrieval", "k": 1, "report": True}}
+        await told(door.post("/v1/conversations", made))
+        await told(door.post(DOCUMENTS, MANUAL))
+        report = await asked(door, "How fast does the water wheel turn?", strategy=None)
+        assert report["strategy"] == "retrieval"
+        assert [source["id"] for source in report["sources"]] == ["manual"]
 
     run(door, play)
 

@@ -232,9 +232,9 @@ def test_contradictions_are_resolved_and_named(
 
 
 def test_what_has_no_effect_is_named() -> None:
-    fields = {"metadata": {"a": "b"}, "store": True, "documents": 3, "foo": [1], "bar": None}
+    fields = {"metadata": {"a": "b"}, "store": True, "debug": 3, "foo": [1], "bar": None}
     ask = parse({**USER, "timestamp": 1}, **fields)
-    assert ask.ignored == ("messages[0].timestamp", "metadata", "store", "documents", "foo")
+    assert ask.ignored == ("messages[0].timestamp", "metadata", "store", "debug", "foo")
 
 
 def test_an_answers_beginning_is_continued() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from headrace.conversations.condensing import Shelf, digest_of, summary_text
 from headrace.conversations.measure import Measure
+from headrace.conversations.passages import Recalled
 from headrace.conversations.strategies import (
     Budget,
     Full,
@@ -23,6 +24,7 @@ from headrace.conversations.strategies import (
     Summary,
 )
 from headrace.conversations.strategies.history import History
+from headrace.conversations.strategies.retrieval import DEFAULT_K, Retrieval
 from headrace.conversations.strategies.values import num_leading, with_summary
 from headrace.errors import ContextLengthExceeded, InvalidRequest
 from headrace.wire.ask import Context, StrategyName
@@ -58,6 +60,8 @@ class Fitted:
     time_s: float
     """What that took."""
     has_fallen_back: bool = False
+    recalled: Recalled | None = None
+    """What was looked for, where the strategy wanted that."""
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -85,6 +89,8 @@ class Planner:
     """Whose summaries, made how."""
     can_shift: bool = False
     """The turn before has left its banks."""
+    recalled: Recalled = field(default_factory=Recalled)
+    """What was found for the question, where that was looked for."""
 
     def fit(
         self,
@@ -108,7 +114,8 @@ class Planner:
                 raise _too_long(plan, budget, self.room, context)
             name, has_fallen_back = context.fallback, True
             plan = self._strategy(name, context, items, budget).plan(items, budget)
-        return Fitted(name, plan, budget, time.perf_counter() - start, has_fallen_back)
+        recalled = self.recalled if name == "retrieval" else None
+        return Fitted(name, plan, budget, time.perf_counter() - start, has_fallen_back, recalled)
 
     def _strategy(
         self, name: StrategyName, context: Context, items: Sequence[Item], budget: Budget
@@ -126,7 +133,9 @@ class Planner:
                 return SlidingWindow(context.keep_turns, context.keep_first or 0)
             case "summary":
                 return self._summary(context, items, budget)
-        raise _not_offered("context.strategy", "`retrieval`")
+            case "retrieval":
+                found = self.recalled.passages(context.k, self.measure.text)
+                return Retrieval(found, context.k or DEFAULT_K, context.keep_turns)
 
     def _summary(self, context: Context, items: Sequence[Item], budget: Budget) -> Summary:
         wanting = Summary(context.trigger_at_ratio or DEFAULT_RATIO)
@@ -158,7 +167,3 @@ def _too_long(plan: Plan, budget: Budget, room: Room, context: Context) -> Conte
         "`context.strategy`, or a `context.fallback`, leaves out the oldest turns.",
         param=param,
     )
-
-
-def _not_offered(param: str, value: str) -> InvalidRequest:
-    return InvalidRequest(f"`{param}`: {value} is not offered by this server yet", param=param)

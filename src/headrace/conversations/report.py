@@ -39,6 +39,8 @@ def context_report(
         told["rewrites"] = list(rewrites)
     if fitted.has_fallen_back:
         told["fallback_from"] = "full"
+    if fitted.recalled is not None:
+        told["retrieval"] = fitted.recalled.report()
     if fitted.strategy == "summary":
         waiting = plan.pending[-1].covered if plan.pending else ()
         told["pending"] = _part(Part.of(waiting[len(plan.summarised) :]))

@@ -19,6 +19,7 @@ from headrace.server.exchange import Exchange
 from headrace.server.fitting import Fit, fitted, shifts
 from headrace.server.limits import Permit
 from headrace.server.models import ServedModel
+from headrace.server.recalling import ask_with_documents, recalled
 from headrace.server.serving import Serving
 from headrace.server.summaries import keeper
 from headrace.streams.pump import Pump, Record
@@ -134,9 +135,11 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
         exchange.prompts = tuple(map(_prompt, asks))
     _check_max_tokens(ask, served.engine.context_length)
     style: AnswerStyle = served.style
+    found = await recalled(serving, exchange, ask)
+    told = [ask_with_documents(serving.contexts, one) for one in asks]
 
     def work() -> Question:
-        fits = [fitted(serving.contexts, served, one, exchange.tenant) for one in asks]
+        fits = [fitted(serving.contexts, served, one, exchange.tenant, found) for one in told]
         shaped = [one for one, _ in fits]
         plans = [style.plan(one) for one in shaped]
         prepared = [

@@ -18,6 +18,7 @@ from headrace.conversations.turns import OpenTurn
 from headrace.server import asking
 from headrace.server.asking import Question
 from headrace.server.exchange import Exchange
+from headrace.server.recalling import remember
 from headrace.server.serving import Serving
 from headrace.streams.pump import Pump, Record
 from headrace.wire.ask import Ask, Context, Place
@@ -51,6 +52,7 @@ async def start(
         await turns.give_up(opened)
         raise
     keep(serving, opened, asks[0], pump)
+    remember(serving, exchange, ask)
     return pump
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from headrace.conversations.measure import Measure
+from headrace.conversations.passages import Recalled
 from headrace.conversations.planning import Fitted, Planner, Room
 from headrace.conversations.report import context_report
 from headrace.conversations.strategies import Message
@@ -25,6 +26,8 @@ from headrace.wire.ask import DEFAULT_MAX_TOKENS, JSON, Ask, Context
 
 _LEAST_SHARE = 4
 """Where nobody says how long an answer may be, at most this part of the context is held free."""
+
+_NOTHING = Recalled()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,15 @@ class Fit:
 
 
 def fitted(
-    contexts: Contexts, served: ServedModel, ask: Ask, tenant: str
+    contexts: Contexts,
+    served: ServedModel,
+    ask: Ask,
+    tenant: str,
+    recalled: Recalled = _NOTHING,
 ) -> tuple[Ask, Fit | None]:
-    """`ask` as it is answered; None where its messages stay and nobody wants to know more. Raises
-    `ContextLengthExceeded`, and what the template raises."""
+    """`ask` as it is answered; None where its messages stay and nobody wants to know more.
+    `recalled`: what was found for it. Raises `ContextLengthExceeded`, and what the template
+    raises."""
     context = contexts.of(ask)
     if ask.messages is None or _is_plain(context):
         return ask, None
@@ -74,6 +82,7 @@ def fitted(
         contexts.shelf,
         b"/".join((tenant.encode(), served.id.encode())),
         can_shift=ask.place is not None and ask.place.conversation_id is not None,
+        recalled=recalled,
     )
     ids = {
         index: spelled

@@ -202,6 +202,8 @@ class Ask:
 
     place: Place | None = None
     """Where the conversation is kept, if it is."""
+    documents: tuple[Document, ...] = ()
+    """Each has an id."""
 
     ignored: tuple[str, ...] = ()
     """Fields that were sent and have no effect, by path: for `x-headrace-ignored`."""

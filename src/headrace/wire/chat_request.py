@@ -33,6 +33,7 @@ from headrace.wire.common_fields import (
 )
 from headrace.wire.context_field import CONTEXT
 from headrace.wire.continue_from import CONTINUE_FROM
+from headrace.wire.documents import DOCUMENTS
 from headrace.wire.fields import Given, Table, field, ours, unused
 from headrace.wire.kinds import Anything, Boolean, Object, OneOf, Text, Whole
 from headrace.wire.messages import (
@@ -98,10 +99,10 @@ CHAT: Final = Table(
         "`flex` is refused rather than queued.",
         strictly=OneOf(*TIERS),
     ),
+    field("documents", DOCUMENTS, note="Texts to answer from."),
     USER,
     unused("metadata", Object()),
     unused("store", Boolean()),
-    unused("documents", Anything()),
     unused("citation_options", OneOf("enabled", "disabled")),
     unused("compound_custom", Object()),
     unused("search_settings", Object()),
@@ -144,6 +145,7 @@ def parse_chat(body: Mapping[str, JSON], limits: BodyLimits, *, strict: bool = F
     return Ask(
         place=place,
         messages=messages,
+        documents=given.get("documents", ()),
         continues=continues,
         include_usage=options["include_usage"],
         resumable=options["resumable"],

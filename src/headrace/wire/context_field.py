@@ -16,7 +16,7 @@ MOST_K: Final = 100
 
 _FIELDS: Final = {
     # field: the strategies in which it means something
-    "keep_turns": ("sliding_window",),
+    "keep_turns": ("sliding_window", "retrieval"),
     "keep_first": ("sliding_window",),
     "mode": ("sliding_window",),
     "trigger_at_ratio": ("summary",),
@@ -26,7 +26,7 @@ _FIELDS: Final = {
 
 _TABLE: Final = Table(
     ours("strategy", OneOf(*STRATEGIES), note="What becomes of older turns."),
-    ours("keep_turns", Whole(0), note="`sliding_window`: so many turns before the new one stay."),
+    ours("keep_turns", Whole(0), note="So many turns before the new one stay."),
     ours("keep_first", Whole(0, 64), note="`sliding_window`: so many first turns stay for ever."),
     ours("max_tokens", Whole(LEAST_TOKENS), note="The most tokens of the prompt."),
     ours(
@@ -34,7 +34,7 @@ _TABLE: Final = Table(
         Number(0.1, 1),
         note="`summary`: from this part of `max_tokens` on, the oldest turns are condensed.",
     ),
-    ours("k", Whole(1, MOST_K), note="`retrieval`: so many passages are looked up."),
+    ours("k", Whole(1, MOST_K), note="`retrieval`: at most so many passages."),
     ours(
         "mode",
         OneOf("recompute", "shift"),
