@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import openai
 import pytest
 
 from support.clients import openai_client
+from support.crashing import Mortal, home_with
 from support.servers import Server, eventually, get, running_server
 
 FAKE = ("--engine", "fake", "--fake-text", "Hello there.", "--fake-rate", "inf")
@@ -158,3 +161,52 @@ def test_a_turn_whose_server_was_killed(tmp_path: Path) -> None:
             "completed",
             "completed",
         ]
+
+
+def test_a_kept_turn_goes_on_in_the_next_server(default_model_path: Path, tmp_path: Path) -> None:
+    """Asked again by its key after a `kill -9`: the same answer, and each message kept once."""
+    mortal = Mortal(home_with(default_model_path, tmp_path / "home"), "--drain-timeout", "0.2")
+    url = f"http://127.0.0.1:{mortal.port}"
+    asked = {
+        "url": f"{url}/api/chat",
+        "json": {"prompt": "Tell me about rivers.", "conversation_id": "c", "max_tokens": 120},
+        "headers": {"idempotency-key": "once"},
+        "timeout": 60,
+    }
+
+    def is_ready() -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{url}/ready").status_code == 200
+        return False
+
+    with mortal.alive():
+        wait_for(is_ready)
+        with suppress(httpx.TransportError), httpx.stream("POST", **asked) as answer:
+            for number, _ in enumerate(answer.iter_lines()):
+                if number == 20:
+                    mortal.kill()
+        mortal.start()
+        wait_for(is_ready)
+        whole = httpx.post(**asked)
+        assert whole.headers["x-headrace-conversation-id"] == "c"
+        said = tokens(whole.text)
+        found = httpx.get(f"{url}/v1/conversations/c/export").json()["messages"]
+        texts = [each["message"]["content"] for each in found]
+        assert texts == ["Tell me about rivers.", said]
+        assert found[1]["status"] in ("completed", "incomplete")  # by its own end, or its limit
+        assert tokens(httpx.post(**asked).text) == said
+        assert len(httpx.get(f"{url}/v1/conversations/c/export").json()["messages"]) == 2
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + 60.0
+    while not is_so():
+        assert time.monotonic() < ends_at, "it never came true"
+        time.sleep(0.05)
+
+
+def tokens(body: str) -> str:
+    """What a whole stream said."""
+    *lines, done = body.split("\n\n")[:-1]
+    assert done == "data: [DONE]"
+    return "".join(json.loads(line.removeprefix("data: "))["token"] for line in lines)
