@@ -17,8 +17,8 @@ from support.crashing import (
     home_with,
     random_kills,
     undisturbed,
+    wait_for_news,
 )
-from support.servers import eventually
 
 NUM_KILLS = 10
 
@@ -48,7 +48,7 @@ def test_a_key_is_answered_by_the_next_server(mortal: Mortal) -> None:
     reader = Reader(mortal.port, STORY, "once", is_resumable=False)
     with mortal.alive(), ThreadPoolExecutor(1) as thread:
         reading = thread.submit(reader.read_to_end)
-        eventually(lambda: len(reader.heard) > 10)
+        wait_for_news([reader], 11)
         mortal.kill()
         mortal.start()
         reading.result()
@@ -59,12 +59,12 @@ def test_a_server_that_is_stopped_in_the_middle(mortal: Mortal) -> None:
     """Its streams are no answers that were cut: they go on in the next one."""
     [expected] = undisturbed(mortal, [STORY])
     reader = Reader(mortal.port, STORY, "stopped")
-    with mortal.alive(), ThreadPoolExecutor(1) as thread:
-        reading = thread.submit(reader.read)
-        eventually(lambda: len(reader.heard) > 3)
-        assert mortal.end() == 0
-        reading.result()
-    assert len(reader.heard) < len(expected.heard)
-    with mortal.alive():
-        reader.read_to_end()
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(reader.read_to_end)
+        with mortal.alive():
+            wait_for_news([reader], 4)
+            assert mortal.end() == 0
+        assert len(reader.heard) < len(expected.heard)
+        with mortal.alive():
+            reading.result()
     assert reader.heard == expected.heard
