@@ -15,6 +15,7 @@
 
 #include "cores.hpp"
 #include "cpu.hpp"
+#include "encoder.hpp"
 #include "memory.hpp"
 #include "model.hpp"
 #include "sampler.hpp"
@@ -30,6 +31,7 @@ using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::c
 using Bytes = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Shorts = nb::ndarray<const int16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Sums = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 Shape shape_from(const nb::dict& d) {
@@ -241,6 +243,68 @@ class Core {
   Buffer scratch_;
 };
 
+EncoderShape encoder_shape_from(const nb::dict& d) {
+  const auto integer = [&](const char* key) { return nb::cast<int>(d[key]); };
+  EncoderShape s;
+  s.num_layers = integer("num_layers");
+  s.hidden = integer("hidden_size");
+  s.num_heads = integer("num_heads");
+  s.ffn = integer("ffn_size");
+  s.vocab = integer("vocab_size");
+  s.context = integer("context_length");
+  s.norm_eps = static_cast<float>(nb::cast<double>(d["norm_eps"]));
+  s.takes_first = nb::cast<bool>(d["takes_first"]);
+  return s;
+}
+
+std::vector<Text> texts_from(const Ints& tokens, const Ints& lengths) {
+  std::vector<Text> texts;
+  const int32_t* at = tokens.data();
+  size_t rest = tokens.size();
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const int32_t length = lengths.data()[i];
+    if (length < 0 || static_cast<size_t>(length) > rest) {
+      throw std::invalid_argument("the lengths do not add up to the tokens");
+    }
+    texts.push_back({at, length});
+    at += length;
+    rest -= static_cast<size_t>(length);
+  }
+  if (rest != 0) throw std::invalid_argument("the lengths do not add up to the tokens");
+  return texts;
+}
+
+// An encoder behind model/embedding. One thread at a time computes, the others wait their turn.
+class EncoderCore {
+ public:
+  EncoderCore(const std::string& path, const nb::dict& shape, const nb::list& tensors, int threads,
+              const std::string& isa) {
+    const EncoderShape s = encoder_shape_from(shape);
+    const std::vector<TensorRef> refs = tensors_from(tensors);
+    nb::gil_scoped_release release;
+    encoder_ = std::make_unique<Encoder>(path, s, refs, threads, isa);
+  }
+
+  void embed(const Ints& tokens, const Ints& lengths, const Table& out) {
+    const std::vector<Text> texts = texts_from(tokens, lengths);
+    if (out.shape(0) != texts.size() ||
+        out.shape(1) != static_cast<size_t>(encoder_->shape().hidden)) {
+      throw std::invalid_argument("the vectors have no room in `out`");
+    }
+    nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    encoder_->embed(texts, out.data());
+  }
+
+  const char* isa() const { return encoder_->kernels().name; }
+  int num_threads() const { return encoder_->num_threads(); }
+  size_t weight_bytes() const { return encoder_->weight_bytes(); }
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<Encoder> encoder_;
+};
+
 nb::dict cpu_info() {
   nb::dict d;
   d["name"] = cpu_name();
@@ -354,4 +418,13 @@ NB_MODULE(_native, m) {
       .def("export_bank", &Core::export_bank, "bank"_a)
       .def("import_bank", &Core::import_bank, "bank"_a, "data"_a)
       .def("close", &Core::close);
+
+  nb::class_<EncoderCore>(m, "EncoderCore")
+      .def(
+          nb::init<const std::string&, const nb::dict&, const nb::list&, int, const std::string&>(),
+          "path"_a, "shape"_a, "tensors"_a, "threads"_a = 0, "isa"_a = "")
+      .def_prop_ro("isa", &EncoderCore::isa)
+      .def_prop_ro("num_threads", &EncoderCore::num_threads)
+      .def_prop_ro("weight_bytes", &EncoderCore::weight_bytes)
+      .def("embed", &EncoderCore::embed, "tokens"_a, "lengths"_a, "out"_a);
 }

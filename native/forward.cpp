@@ -54,19 +54,6 @@ class Items {
 
 }  // namespace
 
-void Panels::plan(int num_tokens, int widest) {
-  panels_.clear();
-  places_.clear();
-  for (int first = 0; first < num_tokens;) {
-    int kernel = kPanelWidths - 1;
-    while ((1 << kernel) > widest || (1 << kernel) > num_tokens - first) --kernel;
-    const int width = 1 << kernel;
-    for (int lane = 0; lane < width; ++lane) places_.push_back({count(), lane});
-    panels_.push_back({first, width, kernel});
-    first += width;
-  }
-}
-
 int head_rows(const Model& model) { return (model.shape().vocab + kLanes - 1) / kLanes * kLanes; }
 
 Forward::Forward(Model& model, Workspace& work, const std::vector<Span>& spans)

@@ -16,6 +16,8 @@ namespace {
 //
 #include "kernels/attention.hpp"
 #include "kernels/gemm.hpp"
+#include "kernels/wide.hpp"
+//
 #include "kernels/table.hpp"
 
 }  // namespace

@@ -15,6 +15,10 @@ namespace headrace {
 using Gemm = void (*)(const uint8_t* tiles, size_t tile_bytes, int num_tiles, int num_inputs,
                       const void* panel, float* out, size_t out_stride);
 
+// One tile of 16-bit weights against one panel, see kernels/wide.hpp. acc[16 t + lane] grows by the
+// products of `num_inputs` inputs, a multiple of 32, and of kWideBlock unless they are the last.
+using WideGemm = void (*)(const int16_t* tile, const int16_t* panel, int num_inputs, float* acc);
+
 // A slice of a bank: 32 positions of one layer and KV head, 16-bit. Keys come first, as
 // [group of 16 positions][dimension][16], then values as [position][dimension].
 static constexpr size_t slice_bytes(int head_dim) {
@@ -49,8 +53,18 @@ struct Kernels {
 
   Gemm gemm[kNumFormats][kPanelWidths];
 
+  WideGemm wide_gemm[kPanelWidths];
+  // Column `lane` of a panel of `width` tokens in 16 bits; returns the step. n is a multiple of 32.
+  float (*widen)(const float* x, int n, int16_t* panel, int width, int lane);
+  // out[i] = acc[i] * (steps[i] * step) + bias[i] for 16 rows.
+  void (*wide_finish)(const float* acc, const float* steps, float step, const float* bias,
+                      float* out);
+
   // out[i] = x[i] * (1 / sqrt(mean(x^2) + eps)) * weight[i]
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+  // out[i] = (x[i] - mean) * (1 / sqrt(variance + eps)) * weight[i] + bias[i]
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int n,
+                     float* out);
   // Column `lane` of a panel of `width` tokens, quantized or as floats.
   void (*quantize)(const float* x, int n, void* panel, int width, int lane);
   void (*spread)(const float* x, int n, float* panel, int width, int lane);
@@ -62,6 +76,8 @@ struct Kernels {
   void (*add)(float* x, const float* y, int n);
   // out[i] = gate[i] / (1 + exp(-gate[i])) * up[i]
   void (*silu_multiply)(const float* gate, const float* up, int n, float* out);
+  // out[i] = x[i] * (1 + erf(x[i] / sqrt(2))) / 2, to within 2^-21.
+  void (*gelu)(const float* x, int n, float* out);
 
   void (*attend)(const AttentionTask& task);
   // Merges a later partition's state into an earlier one's; then divides by the sum.

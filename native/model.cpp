@@ -1,12 +1,7 @@
 #include "model.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
-#include <map>
 #include <stdexcept>
 #include <utility>
 
@@ -18,49 +13,6 @@
 
 namespace headrace {
 namespace {
-
-class File {
- public:
-  explicit File(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (fd_ < 0) throw std::runtime_error("cannot open " + path + ": " + std::strerror(errno));
-  }
-  ~File() { ::close(fd_); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int fd() const { return fd_; }
-
- private:
-  int fd_;
-};
-
-void read_exactly(int fd, uint8_t* out, uint64_t size, uint64_t offset, const std::string& role) {
-  while (size > 0) {
-    const ssize_t n =
-        ::pread(fd, out, std::min<uint64_t>(size, uint64_t{1} << 30), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) {
-      throw std::runtime_error("cannot read tensor '" + role + "': " + std::strerror(errno));
-    }
-    if (n == 0) throw std::runtime_error("tensor '" + role + "' ends past the end of the file");
-    out += n;
-    offset += static_cast<uint64_t>(n);
-    size -= static_cast<uint64_t>(n);
-  }
-}
-
-const FormatTraits& traits_of(const TensorRef& ref) {
-  const int index = format_index(static_cast<Format>(ref.type));
-  if (index < 0) {
-    throw std::runtime_error("tensor '" + ref.role + "' has unsupported type " +
-                             std::to_string(ref.type));
-  }
-  return kFormats[index];
-}
-
-[[noreturn]] void mismatch(const TensorRef& ref, const std::string& what) {
-  throw std::runtime_error("tensor '" + ref.role + "' of layer " + std::to_string(ref.layer) + " " +
-                           what);
-}
 
 constexpr int kMaxHeadDim = 256;
 
@@ -100,39 +52,24 @@ Model::Model(const std::string& path, Shape shape, const std::vector<TensorRef>&
       rope_(shape_.rope_dim, shape_.rope_theta, shape_.rope_factors),
       layers_(shape_.num_layers),
       work_(std::make_unique<Workspace>()) {
-  const File file(path);
+  const TensorFile file(path, tensors);
   const int width = shape_.num_heads * shape_.head_dim;
   const int kv_width = shape_.num_kv_heads * shape_.head_dim;
   const bool permuted = shape_.rope_interleaved;
 
-  std::map<std::pair<std::string, int>, const TensorRef*> refs;
-  for (const TensorRef& ref : tensors) refs[{ref.role, ref.layer}] = &ref;
-  const auto find = [&](const char* role, int layer) -> const TensorRef* {
-    const auto it = refs.find({role, layer});
-    return it == refs.end() ? nullptr : it->second;
-  };
-  const auto need = [&](const char* role, int layer) -> const TensorRef& {
-    const TensorRef* ref = find(role, layer);
-    if (ref == nullptr) {
-      throw std::runtime_error(std::string("tensor '") + role + "' of layer " +
-                               std::to_string(layer) + " is missing");
-    }
-    return *ref;
-  };
   const auto matrix = [&](const char* role, int layer, int rows, int inputs, bool permuted_rows) {
-    return load_matrix(file.fd(), need(role, layer), rows, inputs, permuted_rows);
+    return load_matrix(file, file.need(role, layer), rows, inputs, permuted_rows);
   };
   const auto vector = [&](const char* role, int layer, int size) {
-    return load_vector(file.fd(), need(role, layer), size);
+    return load_vector(file, file.need(role, layer), size);
   };
   const auto optional = [&](const char* role, int layer, int size, bool permuted_rows) {
-    const TensorRef* ref = find(role, layer);
-    return ref == nullptr ? std::vector<float>()
-                          : load_vector(file.fd(), *ref, size, permuted_rows);
+    const TensorRef* ref = file.find(role, layer);
+    return ref == nullptr ? std::vector<float>() : load_vector(file, *ref, size, permuted_rows);
   };
 
   embedding_ = matrix("token_embedding", -1, shape_.vocab, shape_.hidden, false);
-  if (find("output", -1) != nullptr)
+  if (file.find("output", -1) != nullptr)
     head_ = matrix("output", -1, shape_.vocab, shape_.hidden, false);
   output_norm_ = vector("output_norm", -1, shape_.hidden);
   for (int i = 0; i < shape_.num_layers; ++i) {
@@ -157,7 +94,8 @@ Model::Model(const std::string& path, Shape shape, const std::vector<TensorRef>&
 
 Model::~Model() = default;
 
-Matrix Model::load_matrix(int fd, const TensorRef& ref, int rows, int inputs, bool permuted) {
+Matrix Model::load_matrix(const TensorFile& file, const TensorRef& ref, int rows, int inputs,
+                          bool permuted) {
   const FormatTraits& traits = traits_of(ref);
   if (ref.rows != rows || ref.inputs != inputs) mismatch(ref, "has another shape than the model");
   if (inputs % traits.file_block != 0) mismatch(ref, "has rows that its blocks do not divide");
@@ -173,7 +111,7 @@ Matrix Model::load_matrix(int fd, const TensorRef& ref, int rows, int inputs, bo
   m.tile_bytes = tile_bytes(traits, inputs);
   m.data = Buffer(m.tile_bytes * m.num_tiles);
   Buffer raw(ref.num_bytes);
-  read_exactly(fd, raw.data(), ref.num_bytes, ref.offset, ref.role);
+  file.read(ref, raw.data());
   const int dim = shape_.head_dim;
   team_.run([&](Team::Walk& walk) {
     team_.each(walk, m.num_tiles, [&](int i) {
@@ -189,15 +127,9 @@ Matrix Model::load_matrix(int fd, const TensorRef& ref, int rows, int inputs, bo
   return m;
 }
 
-std::vector<float> Model::load_vector(int fd, const TensorRef& ref, int size, bool permuted) {
-  const FormatTraits& traits = traits_of(ref);
-  if (ref.rows != 1 || ref.inputs != size) mismatch(ref, "has another shape than the model");
-  if (!traits.is_float) mismatch(ref, "must not be quantized");
-  std::vector<uint8_t> raw(static_cast<size_t>(size) * traits.file_bytes);
-  if (ref.num_bytes != raw.size()) mismatch(ref, "has another size than its shape");
-  read_exactly(fd, raw.data(), raw.size(), ref.offset, ref.role);
-  std::vector<float> out(size);
-  float_row(traits, raw.data(), size, out.data());
+std::vector<float> Model::load_vector(const TensorFile& file, const TensorRef& ref, int size,
+                                      bool permuted) {
+  std::vector<float> out = file.read_vector(ref, size);
   if (!permuted) return out;
   std::vector<float> ordered(size);
   for (int i = 0; i < size; ++i) {

@@ -9,6 +9,7 @@
 #include "kernels.hpp"
 #include "memory.hpp"
 #include "rope_table.hpp"
+#include "tensor_file.hpp"
 #include "threads.hpp"
 
 namespace headrace {
@@ -31,17 +32,6 @@ struct Shape {
   std::vector<double> rope_factors;
   float rms_eps = 0;
   float attention_scale = 0;
-};
-
-// A tensor of the file, as the parser has validated it.
-struct TensorRef {
-  std::string role;  // "token_embedding", "q", "k_bias", ...
-  int layer = -1;
-  uint32_t type = 0;
-  int rows = 0;  // 1 for vectors
-  int inputs = 0;
-  uint64_t offset = 0;
-  uint64_t num_bytes = 0;
 };
 
 // A weight matrix in tiles.
@@ -127,8 +117,10 @@ class Model {
  private:
   friend class Forward;
 
-  Matrix load_matrix(int fd, const TensorRef& ref, int rows, int inputs, bool permuted);
-  std::vector<float> load_vector(int fd, const TensorRef& ref, int size, bool permuted = false);
+  Matrix load_matrix(const TensorFile& file, const TensorRef& ref, int rows, int inputs,
+                     bool permuted);
+  std::vector<float> load_vector(const TensorFile& file, const TensorRef& ref, int size,
+                                 bool permuted = false);
   void check(const std::vector<Span>& spans) const;
   void check_bank(int bank) const;
   // The first slice of a layer and KV head; slice_offset() leads to a bank's.

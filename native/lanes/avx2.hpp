@@ -93,6 +93,21 @@ inline void store_s8(int8_t* p, I a) {
       _mm_packs_epi16(_mm256_castsi256_si128(order), _mm256_extracti128_si256(order, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
+inline I no_integers() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline void store_s16(int16_t* p, I a) {
+  const __m256i words = _mm256_packs_epi32(a.lo, a.hi);  // 0-3, 8-11 | 4-7, 12-15
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xD8));
+}
+// As in avx512.hpp.
+inline I add_products(I sum, const int16_t* w, const int16_t* a) {
+  int32_t both;
+  __builtin_memcpy(&both, a, 4);
+  const __m256i x = _mm256_set1_epi32(both);
+  const __m256i lo = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+  const __m256i hi = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 16));
+  return {_mm256_add_epi32(sum.lo, _mm256_madd_epi16(lo, x)),
+          _mm256_add_epi32(sum.hi, _mm256_madd_epi16(hi, x))};
+}
 inline int sum(I a) {
   const __m256i x = _mm256_add_epi32(a.lo, a.hi);
   __m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));

@@ -66,6 +66,16 @@ inline F load_s8(const int8_t* p) {
 inline void store_s8(int8_t* p, I a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v));
 }
+inline I no_integers() { return {_mm512_setzero_si512()}; }
+inline void store_s16(int16_t* p, I a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(a.v));
+}
+// Row r's sum += w[2r] * a[0] + w[2r + 1] * a[1]: two inputs of 16 rows. Exact.
+inline I add_products(I sum, const int16_t* w, const int16_t* a) {
+  int32_t both;
+  __builtin_memcpy(&both, a, 4);
+  return {_mm512_dpwssd_epi32(sum.v, _mm512_loadu_si512(w), _mm512_set1_epi32(both))};
+}
 inline int sum(I a) { return _mm512_reduce_add_epi32(a.v); }
 inline float sum(F a) {
   const __m256 x = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));

@@ -102,6 +102,14 @@ inline void store_s8(int8_t* p, I a) {
     p[i] = static_cast<int8_t>(x < -128 ? -128 : x > 127 ? 127 : x);
   }
 }
+inline I no_integers() { HEADRACE_EACH(I, 0); }
+inline void store_s16(int16_t* p, I a) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int16_t>(a.v[i]);
+}
+// As in avx512.hpp.
+inline I add_products(I sum, const int16_t* w, const int16_t* a) {
+  HEADRACE_EACH(I, sum.v[i] + w[2 * i] * a[0] + w[2 * i + 1] * a[1]);
+}
 inline int sum(I a) {
   int s = 0;
   for (int i = 0; i < 16; ++i) s += a.v[i];

@@ -259,6 +259,42 @@ inline float float_product(const FormatTraits& traits, const uint8_t* row, const
   return acc;
 }
 
+// --- 16-bit products -----------------------------------------------------------------------------
+
+// A row of weights, or a token's inputs, as integers of one step.
+struct Wide {
+  std::vector<int> q;
+  float step;
+};
+
+inline Wide widen(const float* x, int n, float most) {
+  float amax = 0;
+  for (int k = 0; k < n; ++k) {
+    if (!std::isfinite(x[k])) return {std::vector<int>(n, 0), std::nanf("")};
+    amax = std::max(amax, std::fabs(x[k]));
+  }
+  if (amax < kTinyAmax) return {std::vector<int>(n, 0), 0.0f};
+  Wide out{{}, amax / most};
+  const float inverse = most / amax;
+  for (int k = 0; k < n; ++k) out.q.push_back(static_cast<int>(std::nearbyint(x[k] * inverse)));
+  return out;
+}
+
+inline float wide_sum(const Wide& w, const Wide& x, float acc) {
+  for (size_t from = 0; from < x.q.size(); from += kWideBlock) {
+    int64_t sum = 0;
+    for (size_t k = from; k < std::min(x.q.size(), from + kWideBlock); ++k) {
+      sum += static_cast<int64_t>(w.q[k]) * x.q[k];
+    }
+    acc = acc + static_cast<float>(static_cast<int32_t>(sum));
+  }
+  return acc;
+}
+
+inline float wide_product(const Wide& w, const Wide& x, float bias) {
+  return std::fma(wide_sum(w, x, 0.0f), w.step * x.step, bias);
+}
+
 // --- reductions and functions --------------------------------------------------------------------
 
 // Sixteen partial results, added as a tree.
@@ -296,6 +332,30 @@ inline std::vector<float> rms_norm(const float* x, const float* weight, float ep
   std::vector<float> out(n);
   for (int i = 0; i < n; ++i) out[i] = x[i] * inverse * weight[i];
   return out;
+}
+
+inline std::vector<float> layer_norm(const float* x, const float* weight, const float* bias,
+                                     float eps, int n) {
+  const float count = static_cast<float>(n);
+  const float mean = sum(std::vector<float>(x, x + n)) / count;
+  float lanes[16] = {};
+  for (int i = 0; i < n; ++i) {
+    const float centred = x[i] - mean;
+    lanes[i % 16] = std::fma(centred, centred, lanes[i % 16]);
+  }
+  const float inverse = 1.0f / std::sqrt(tree_sum(lanes) / count + eps);
+  std::vector<float> out(n);
+  for (int i = 0; i < n; ++i) out[i] = std::fma((x[i] - mean) * inverse, weight[i], bias[i]);
+  return out;
+}
+
+inline float gelu(float x) {
+  const float size = std::fabs(x);
+  const float t = 1.0f / std::fma(size, kHalfErfcStep, 1.0f);
+  float p = kHalfErfc[4];
+  for (int k = 3; k >= 0; --k) p = std::fma(p, t, kHalfErfc[k]);
+  const float tail = p * t * exp2(x * x * (-0.5f * kLog2E));
+  return std::fma(-size, tail, std::max(0.0f, x));
 }
 
 inline std::vector<float> rotate(const float* x, int n, int rope_dim, const float* cosine,

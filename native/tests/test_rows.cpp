@@ -32,6 +32,26 @@ HEADRACE_TEST(rms_norm) {
   }
 }
 
+HEADRACE_TEST(layer_norm) {
+  Random random(19);
+  for (const int n : kSizes) {
+    for (const float scale : {1.0f, 1e-20f, 1e15f, 0.0f}) {
+      auto x = random.normals(n, scale);
+      for (float& v : x) v = v + 3.0f * scale;
+      const auto weight = random.normals(n), bias = random.normals(n);
+      const auto expected = definition::layer_norm(x.data(), weight.data(), bias.data(), 1e-12f, n);
+      for_each_isa([&](const Kernels& kernels) {
+        std::vector<float> out(n);
+        kernels.layer_norm(x.data(), weight.data(), bias.data(), 1e-12f, n, out.data());
+        CHECK_SAME(out.data(), expected.data(), n, kernels.name, "n", n, "scale", scale);
+        std::vector<float> in_place = x;
+        kernels.layer_norm(in_place.data(), weight.data(), bias.data(), 1e-12f, n, in_place.data());
+        CHECK_SAME(in_place.data(), expected.data(), n, kernels.name, "in place, n", n);
+      });
+    }
+  }
+}
+
 namespace {
 
 void check_quantize(std::vector<float> x, const std::string& what) {
@@ -173,6 +193,40 @@ HEADRACE_TEST(silu_is_close_to_the_exact_function) {
       // The exponent gate * log2(e) is rounded to float: 2^-24 of up to 115.
       CHECK_FOR(std::fabs(got - exact) <= std::fabs(exact) * 1e-5, kernels.name, gate, got);
     }
+  });
+}
+
+HEADRACE_TEST(gelu) {
+  Random random(20);
+  for (const int n : kSizes) {
+    std::vector<float> x = random.normals(n, 3.0f);
+    const float edges[] = {0.0f, -0.0f, 13.0f, -13.0f, 18.0f,     -18.0f,
+                           1e4f, -1e4f, 3e38f, -3e38f, 0x1p-140f, -0x1p-30f};
+    for (int i = 0; i < n; i += 3) x[i] = edges[random.below(12)];
+    std::vector<float> expected(n);
+    for (int i = 0; i < n; ++i) expected[i] = definition::gelu(x[i]);
+    for_each_isa([&](const Kernels& kernels) {
+      std::vector<float> got(n);
+      kernels.gelu(x.data(), n, got.data());
+      CHECK_SAME(got.data(), expected.data(), n, kernels.name, "n", n);
+    });
+  }
+}
+
+HEADRACE_TEST(gelu_is_close_to_the_exact_function) {
+  for_each_isa([&](const Kernels& kernels) {
+    for (double at = -30; at < 30; at += 0.0137) {
+      const float x = static_cast<float>(at);
+      float got;
+      kernels.gelu(&x, 1, &got);
+      const double exact = 0.5 * x * std::erfc(-static_cast<double>(x) / std::sqrt(2.0));
+      CHECK_FOR(std::fabs(got - exact) <= 0x1p-21 * std::max(1.0, std::fabs(at)), kernels.name, x,
+                got);
+    }
+    const float nan = NAN;
+    float got = 0;
+    kernels.gelu(&nan, 1, &got);
+    CHECK(std::isnan(got));
   });
 }
 

@@ -1,6 +1,10 @@
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 NUMERICS_VERSION: str
 BANK_SIZE: int
@@ -58,3 +62,22 @@ class Core:
     def export_bank(self, bank: int) -> bytes: ...
     def import_bank(self, bank: int, data: bytes) -> None: ...
     def close(self) -> None: ...
+
+class EncoderCore:
+    def __init__(
+        self,
+        path: str,
+        shape: dict[str, Any],
+        tensors: list[tuple[str, int, int, int, int, int, int]],
+        threads: int = 0,
+        isa: str = "",
+    ) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def num_threads(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    def embed(
+        self, tokens: NDArray[np.int32], lengths: NDArray[np.int32], out: NDArray[np.float32]
+    ) -> None: ...

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from headrace.commands.models import models, pull
 from headrace.model import store
-from headrace.model.catalogue import CATALOGUE, DEFAULT_MODEL
+from headrace.model.catalogue import CATALOGUE, DEFAULT_EMBEDDER, DEFAULT_MODEL
+from support.embedding_models import write_model
 from support.models import model_bytes
 from support.pulling import PULL
 from support.web import FileServer
@@ -70,7 +71,7 @@ def test_models_lists_what_can_be_had(home: Path) -> None:
     text = CliRunner().invoke(models, []).stdout
     row = next(line for line in text.splitlines() if line.startswith(DEFAULT_MODEL))
     assert row.split() == [
-        *(DEFAULT_MODEL, "*", "98.4", "MB", "llama", "Q4_1", "8,192", "Apache-2.0"),
+        *(DEFAULT_MODEL, "*", "text", "98.4", "MB", "llama", "Q4_1", "8,192", "Apache-2.0"),
         *("to", "pull"),
     ]
     assert "headrace pull NAME" in text and str(home / "models") in text
@@ -100,6 +101,7 @@ def test_models_as_json(default_is_here: Path) -> None:
     found = json.loads(CliRunner().invoke(models, ["--json"]).stdout)["models"]
     assert found[0] == {
         "name": DEFAULT_MODEL,
+        "kind": "text",
         "state": "here",
         "is_default": True,
         "num_bytes": ENTRY.num_bytes,
@@ -115,6 +117,19 @@ def test_models_as_json(default_is_here: Path) -> None:
         *("Broken", "broken", None),
     )
     assert found[1]["problem"]
+
+
+def test_embedding_models_are_listed_and_removed(home: Path) -> None:
+    path = write_model(home / "models" / "all-minilm-l6-v2")
+    found = json.loads(CliRunner().invoke(models, ["--json"]).stdout)["models"]
+    (told,) = [each for each in found if each["kind"] == "embedding"]
+    assert told["name"] == DEFAULT_EMBEDDER and told["is_default"]
+    assert (told["state"], told["architecture"], told["context_length"]) == ("here", "bert", 40)
+    result = CliRunner().invoke(models, ["--remove", DEFAULT_EMBEDDER])
+    assert (result.exit_code, result.stdout) == (0, f"Removed {path}\n")
+    table = CliRunner().invoke(models, []).stdout
+    row = next(line for line in table.splitlines() if line.startswith(DEFAULT_EMBEDDER))
+    assert row.split()[1:3] == ["*", "embedding"] and row.endswith("to pull")
 
 
 def test_models_can_be_removed(home: Path) -> None:

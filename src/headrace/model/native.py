@@ -51,8 +51,8 @@ def load(
     hyper = architecture.describe(file)
     tensors = architecture.layout(file, hyper)
     chosen = isa or os.environ.get("HEADRACE_ISA") or ""
-    _check_isa(chosen)
-    _check_threads(threads)
+    check_isa(chosen)
+    check_threads(threads)
     try:
         core = _native.Core(
             str(file.path), _shape(hyper), _tensor_refs(tensors, hyper), threads or 0, chosen
@@ -62,7 +62,7 @@ def load(
         raise _load_error(file, error) from error
 
 
-def _check_isa(isa: str) -> None:
+def check_isa(isa: str) -> None:
     known = _native.cpu()["instruction_sets"]
     if isa and isa not in known:
         raise InvalidRequest(
@@ -71,7 +71,7 @@ def _check_isa(isa: str) -> None:
         )
 
 
-def _check_threads(threads: int | None) -> None:
+def check_threads(threads: int | None) -> None:
     if threads is not None and not 1 <= threads <= _MAX_THREADS:
         raise InvalidRequest(
             f"{threads} threads cannot compute; ask for 1 to {_MAX_THREADS}, or leave it open",

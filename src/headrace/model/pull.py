@@ -63,7 +63,8 @@ def pull(
     force: bool = False,
     report: Report = silent,
 ) -> Pulled:
-    """Fetch the model that `wanted` names: a catalogue name or a source (`sources.spec`).
+    """Fetch the model that `wanted` names: a catalogue name or a source (`sources.spec`). The path
+    of an embedding model is that of a folder, its SHA-256 that of the weights.
 
     `sha256`: what the file must be (the catalogue's own entries know theirs). `save_as`: its name
     in the models folder. `force`: fetch even if it is here, replacing whatever has its name.
@@ -72,6 +73,8 @@ def pull(
     StorageError. Whatever it raises, also KeyboardInterrupt, no file has the model's name that
     is not whole and checked.
     """
+    if (embedder := catalogue.find_embedder(wanted)) is not None:
+        return _pull_embedder(embedder, sha256, save_as, force, report)
     order = _order(wanted, sha256, save_as)
     if not force and (recorded := _recorded(order, report)):
         return recorded
@@ -80,6 +83,25 @@ def pull(
     with store.locked(workspace, report):
         here = None if force else _already_here(order, offer, workspace, report)
         return here or _bring(order, offer, workspace, report)
+
+
+def _pull_embedder(
+    entry: catalogue.EmbedderEntry,
+    sha256: str | None,
+    save_as: str | None,
+    force: bool,
+    report: Report,
+) -> Pulled:
+    from headrace.model.embedding.pull import pull_embedder
+
+    for name, given in (("sha256", sha256), ("as", save_as)):
+        if given is not None:
+            raise InvalidRequest(
+                f"{entry.name} is several files, whose hashes and names are known; "
+                f"leave --{name} out.",
+                param=name,
+            )
+    return pull_embedder(entry, force=force, report=report)
 
 
 @dataclass(frozen=True)

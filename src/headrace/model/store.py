@@ -72,6 +72,12 @@ def resolve(name_or_path: str) -> Path:
     path of a file; the name of a file in the models folder, with or without `.gguf`.
     Raises ModelNotFound, which says how to get it.
     """
+    if catalogue.find_embedder(name_or_path) is not None:
+        raise ModelNotFound(
+            f"{name_or_path} is a model for embeddings, which answers nothing; serve it with "
+            f"--embedding-model {name_or_path}",
+            param="model",
+        )
     entry = catalogue.find(name_or_path)
     if entry is not None:
         return _existing(
@@ -191,7 +197,7 @@ def publish(found: Path, workspace: Workspace, receipt: Receipt) -> Path:
             workspace.link.symlink_to(found.absolute())
             workspace.link.replace(target)
         sync(target.parent)
-        _write_receipt(workspace, receipt)
+        write_receipt(workspace, receipt)
     workspace.clear()
     return target
 
@@ -215,7 +221,8 @@ def find_source(source: str) -> Path | None:
     return None
 
 
-def _write_receipt(workspace: Workspace, receipt: Receipt) -> None:
+def write_receipt(workspace: Workspace, receipt: Receipt) -> None:
+    """Note what was pulled, whole or not at all."""
     draft = workspace.receipt.with_suffix(".json.new")
     draft.write_text(json.dumps(asdict(receipt), indent=2) + "\n", "utf-8")
     draft.replace(workspace.receipt)

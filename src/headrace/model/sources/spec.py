@@ -42,8 +42,12 @@ class WheelFile:
     version: str
     member: str
 
+    @property
+    def requirement(self) -> str:
+        return f"{self.distribution}=={self.version}"
+
     def __str__(self) -> str:
-        return f"{self.distribution}=={self.version}/{self.member}"
+        return f"{self.requirement}/{self.member}"
 
 
 @dataclass(frozen=True)
