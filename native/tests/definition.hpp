@@ -355,7 +355,7 @@ inline float gelu(float x) {
   float p = kHalfErfc[4];
   for (int k = 3; k >= 0; --k) p = std::fma(p, t, kHalfErfc[k]);
   const float tail = p * t * exp2(x * x * (-0.5f * kLog2E));
-  return std::fma(-size, tail, std::max(0.0f, x));
+  return std::fma(-size, tail, 0.0f > x ? 0.0f : x);
 }
 
 inline std::vector<float> rotate(const float* x, int n, int rope_dim, const float* cosine,

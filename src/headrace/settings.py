@@ -29,6 +29,7 @@ CONFIG_VARIABLE = "HEADRACE_CONFIG"
 CONFIG_FILE = "headrace.toml"
 DEFAULT_ALIAS = "llama-3.1-8b-instant"
 """The model that guides and examples for Groq's API ask for."""
+DEFAULT_EMBEDDING_MODEL = "all-minilm-l6-v2"
 
 _PREFIX = "HEADRACE_"
 _OTHER_VARIABLES = {
@@ -289,6 +290,13 @@ class ServerSettings:
         "given replace the default one.",
         "--alias",
         shown=f"`{DEFAULT_ALIAS}` = the first model",
+    )
+    embedding_model: str | None = _setting(
+        _MODELS,
+        DEFAULT_EMBEDDING_MODEL,
+        _or("none", _text("NAME|FOLDER", "the name or the folder of an embedding model")),
+        "The model that answers `/embeddings`, loaded when it is first asked for, and fetched then "
+        "if it is not here. `--alias text-embedding-3-small=NAME` gives it another name.",
     )
     engine: str = _setting(
         _MODELS,

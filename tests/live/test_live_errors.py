@@ -121,7 +121,7 @@ def test_404_for_a_model(library: str, ask: Callable[..., Any], fake: Server) ->
 
 def test_404_for_what_is_not_offered(library: str, fake: Server) -> None:
     with refused(library, "NotFoundError", 404) as caught:
-        CLIENTS[library](fake).embeddings.create(model="nomic-embed-text-v1_5", input="x")
+        CLIENTS[library](fake).files.list()
     assert envelope(caught.value)["code"] == "endpoint_not_offered"
 
 

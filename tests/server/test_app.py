@@ -25,6 +25,7 @@ API = {
     ("POST", "/chat/completions"),
     ("POST", "/completions"),
     ("POST", "/responses"),
+    ("POST", "/embeddings"),
     ("GET", "/models"),
     ("GET", "/models/fake"),
 }
@@ -154,7 +155,9 @@ def test_models_by_any_spelling() -> None:
             card = json.loads(call.body)
             assert card["id"] == "openai/gpt-oss-20b"
         listed = json.loads((await door.call("GET", "/v1/models").ended()).body)
-        assert [card["id"] for card in listed["data"]] == ["fake", "openai/gpt-oss-20b"]
+        assert [card["id"] for card in listed["data"]] == [
+            *("fake", "openai/gpt-oss-20b", "all-minilm-l6-v2"),
+        ]
         assert listed["data"][1] == card
         call = await door.call("GET", "/v1/models/openai%2Fother").ended()
         assert call.status == 404

@@ -101,6 +101,7 @@ def serve(config: Path | None, check: bool, no_aliases: bool, **given: Any) -> N
       headrace serve
       headrace serve --port 9000 --model my.gguf --alias 'gpt-4o=my'
       headrace serve --alias '*=smollm2-135m-instruct'    any model name will do
+      headrace serve --alias 'text-embedding-3-small=all-minilm-l6-v2'
       headrace serve --limits groq-free                   429 as on Groq's free tier
       headrace serve --engine fake --fake-text "Hello."   for tests, without a model
       headrace keys create me && headrace serve --host 0.0.0.0
@@ -138,12 +139,16 @@ def _prepared(settings: ServerSettings) -> tuple[Serving, list[HeadraceError]]:
     """The server's parts, with nothing loaded, and what is wrong with its models. Raises
     `SettingsError` and `InvalidRequest` for all else that can be wrong."""
     from headrace.server.access import check_binding
+    from headrace.server.embedders import check_embedder
     from headrace.server.models import check_models
     from headrace.server.serving import Serving
 
     serving = Serving(settings)
     check_binding(settings.host, not serving.access.is_open, settings.insecure)
-    problems = [] if settings.engine == "fake" else check_models(serving.registry.names)
+    problems: list[HeadraceError] = []
+    if settings.engine != "fake":
+        problems += check_models(serving.registry.names)
+        problems += check_embedder(serving.embedders.names)
     return serving, problems
 
 
@@ -155,7 +160,8 @@ def _tell_check(serving: Serving, problems: list[HeadraceError]) -> None:
     names = serving.registry.names
     settings = serving.settings
     click.echo(
-        f"All is well: {', '.join(names.sources)} at {_url(settings.host, settings.port)}, "
+        f"All is well: {', '.join(names.sources)}, for embeddings: "
+        f"{serving.embedders.names.id or 'none'}, at {_url(settings.host, settings.port)}, "
         f"aliases: {_aliases(names) or 'none'}, limits: {settings.limits}"
     )
 
@@ -289,10 +295,19 @@ def _welcome(serving: Serving, sockets: list[socket.socket]) -> None:
         f"headrace {__version__} serves at {url}/openai/v1 and {url}/v1",
         f"Models:  {', '.join(names.sources)}",
         f"Aliases: {_aliases(names) or 'none'}",
+        f"Embeddings: {_embeddings(serving)}",
     ]
     if settings.engine == "fake":
         lines.append("The engine is fake: it says its script, whatever it is asked.")
     click.echo("\n".join([*lines, "", "Try it:", f"  {_curl(serving, url)}", ""]))
+
+
+def _embeddings(serving: Serving) -> str:
+    names = serving.embedders.names
+    if not names.id:
+        return "none"
+    told = [names.id, *(f"{alias} means {names.id}" for alias in names.aliases)]
+    return f"{', '.join(told)}, loaded when asked for"
 
 
 def _aliases(names: ModelNames) -> str:

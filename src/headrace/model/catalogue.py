@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from headrace.model.sources.spec import HubSpec, Spec, parse
+from headrace.settings import DEFAULT_EMBEDDING_MODEL
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class EmbedderEntry:
 
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-DEFAULT_EMBEDDER = "all-minilm-l6-v2"
+DEFAULT_EMBEDDER = DEFAULT_EMBEDDING_MODEL
 
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry

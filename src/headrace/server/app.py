@@ -19,6 +19,7 @@ from headrace.server.api_chat import ApiChat
 from headrace.server.chat import ChatForm
 from headrace.server.completions import CompletionForm
 from headrace.server.cors import CORS
+from headrace.server.embeddings import embed
 from headrace.server.exchange import Exchanges, exchange_of
 from headrace.server.guard import Guard, refuse
 from headrace.server.paths import PREFIXES, NormalPaths
@@ -37,7 +38,6 @@ _log = logging.getLogger(__name__)
 Handler = Callable[[Request], Awaitable[ASGIApp]]
 
 NOT_OFFERED = (
-    "/embeddings",
     "/audio/{rest:path}",
     "/files",
     "/files/{rest:path}",
@@ -67,6 +67,7 @@ def _routes(serving: Serving) -> list[Route]:
         ("POST", "/chat/completions", _asking(serving, ChatForm)),
         ("POST", "/completions", _asking(serving, CompletionForm)),
         ("POST", "/responses", _asking(serving, ResponsesForm)),
+        ("POST", "/embeddings", _embedding(serving)),
         ("GET", "/streams/{id}", streams.attach),
         ("DELETE", "/streams/{id}", streams.stop),
         ("POST", "/streams/{id}/cancel", streams.stop),
@@ -222,10 +223,17 @@ def _asking(serving: Serving, form: ReadForm) -> Handler:
     return handle
 
 
+def _embedding(serving: Serving) -> Handler:
+    async def handle(request: Request) -> ASGIApp:
+        return await embed(request, serving)
+
+    return handle
+
+
 def _models(serving: Serving) -> Handler:
     async def handle(request: Request) -> ASGIApp:
         _authenticate(serving, request)
-        return _json(model_list(serving.registry.cards()))
+        return _json(model_list((*serving.registry.cards(), *serving.embedders.cards())))
 
     return handle
 
@@ -233,7 +241,9 @@ def _models(serving: Serving) -> Handler:
 def _model(serving: Serving) -> Handler:
     async def handle(request: Request) -> ASGIApp:
         _authenticate(serving, request)
-        return _json(model_card(serving.registry.card(request.path_params["id"])))
+        asked = request.path_params["id"]
+        models = serving.embedders if asked in serving.embedders.names else serving.registry
+        return _json(model_card(models.card(asked)))
 
     return handle
 

@@ -129,6 +129,7 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
     """What an engine would be asked. Raises what refuses it."""
     ask = asks[0]
     exchange.model = ask.model
+    serving.embedders.check_not_asked(ask.model)
     served = serving.registry.resolve(ask.model)
     exchange.served_by = served.id
     if serving.settings.log_prompts:

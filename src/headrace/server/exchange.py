@@ -65,6 +65,8 @@ class Exchange:
     pump: Pump | None = None
     prompts: tuple[str, ...] = ()
     """What was asked, where that is to be logged; so is then what was answered."""
+    usage: Usage | None = None
+    """What a request cost that no pump counts."""
     ended_at: float | None = None
     """When the last byte was sent, or the client had gone."""
 
@@ -79,7 +81,7 @@ class Exchange:
     def fact(self) -> RequestEnded:
         """What there is to say when that is known."""
         tally = self.pump.tally if self.pump else None
-        usage = self.pump.usage if self.pump else Usage(0, 0, 0)
+        usage = self.pump.usage if self.pump else self.usage or Usage(0, 0, 0)
         timings = tally.timings if tally else []
         first_at = tally.first_token_at if tally else None
         # What failed in mid-stream has the status 200, and is an error all the same.

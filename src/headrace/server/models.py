@@ -28,6 +28,7 @@ from headrace.errors import (
 )
 from headrace.model import catalogue
 from headrace.model.sources import spec as sources
+from headrace.server.embedders import embedder_names, without_embedder
 from headrace.settings import DEFAULT_ALIAS, ServerSettings, home
 from headrace.wire.ids import fingerprint
 from headrace.wire.model_cards import ModelCard
@@ -102,7 +103,14 @@ def model_names(settings: ServerSettings) -> ModelNames:
                 param="models",
             )
         by_id[model_id] = named
-    given = settings.aliases
+    embedder = embedder_names(settings)
+    if embedder.id in by_id:
+        raise SettingsError(
+            f"`embedding_model`: {embedder.source} would be called {embedder.id!r}, as a model is; "
+            "give one of them another name",
+            param="embedding_model",
+        )
+    given = without_embedder(settings.aliases, embedder)
     if given is None:
         given = {} if DEFAULT_ALIAS in by_id else {DEFAULT_ALIAS: next(iter(by_id))}
     targets = {alias: _target(alias, meant, by_id) for alias, meant in given.items()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TypeAlias
@@ -37,7 +37,7 @@ from headrace.server.telling import Form, Telling
 from headrace.streams.identity import identity_of
 from headrace.streams.kept import Kept
 from headrace.streams.pump import Pump, Record
-from headrace.wire.ask import JSON, Ask, Stamp
+from headrace.wire.ask import JSON, Stamp
 from headrace.wire.body import BodyLimits, parse_body
 from headrace.wire.ids import stream_id
 
@@ -63,7 +63,7 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
     exchange.is_streamed = wants_stream(
         ask, request.headers.get("accept", ""), by_default=settings.stream_by_default
     )
-    exchange.headers += ignored_headers(ask)
+    exchange.headers += ignored_headers(ask.ignored)
     key = request.headers.get(idempotency.HEADER)
     is_resumable = ask.resumable or request.headers.get("x-headrace-resumable") in ("1", "true")
     if key is None and not (is_resumable and exchange.is_streamed):
@@ -316,11 +316,11 @@ def conversation_headers(told: Telling) -> list[tuple[bytes, bytes]]:
     return [(b"x-headrace-conversation-id", header_value(told.conversation_id))]
 
 
-def ignored_headers(ask: Ask) -> list[tuple[bytes, bytes]]:
-    """What had no effect."""
-    if not ask.ignored:
+def ignored_headers(ignored: Sequence[str]) -> list[tuple[bytes, bytes]]:
+    """What had no effect, by its paths."""
+    if not ignored:
         return []
-    return [(b"x-headrace-ignored", header_value(", ".join(ask.ignored))[:_LONGEST_HEADER])]
+    return [(b"x-headrace-ignored", header_value(", ".join(ignored))[:_LONGEST_HEADER])]
 
 
 def header_value(text: str) -> bytes:

@@ -21,6 +21,7 @@ from headrace.observe.observer import LimitHit, Observer, Observers
 from headrace.server.access import Access
 from headrace.server.contexts import Contexts
 from headrace.server.durable import FOLDER, SPILLED, Durable
+from headrace.server.embedders import Embedders, embedder_names, opener
 from headrace.server.idempotency import Idempotency
 from headrace.server.keys import KeyStore
 from headrace.server.limits import Limiter, LimitTable, Permit
@@ -53,6 +54,8 @@ class Serving:
         for names or limits that make no sense."""
         self.settings = settings
         self.registry = ModelRegistry(model_names(settings))
+        embedder = embedder_names(settings)
+        self.embedders = Embedders(embedder, opener(embedder, settings))
         self.access = Access(keys or KeyStore())
         self.patience = Patience(
             queue_s=settings.queue_timeout_s,
@@ -68,7 +71,11 @@ class Serving:
         names = self.registry.names
         self._metrics = Metrics(
             __version__,
-            models=(*names.sources, *names.aliases),
+            models=(
+                *names.sources,
+                *names.aliases,
+                *filter(None, (embedder.id, *embedder.aliases)),
+            ),
             engines=lambda: {model.id: model.engine.stats() for model in self.registry.served},
             num_open=lambda: self.num_requests,
         )
@@ -109,6 +116,11 @@ class Serving:
     @property
     def is_ready(self) -> bool:
         return self.registry.is_ready
+
+    @property
+    def is_streaming(self) -> bool:
+        """Some engine is generating."""
+        return any(model.engine.stats().num_running for model in self.registry.served)
 
     @property
     def is_open_to_all(self) -> bool:

@@ -1,7 +1,7 @@
 """The bytes of a request as a JSON object, within bounds.
 
 In: a body, whatever its Content-Type. Out: a dict, or `InvalidRequest`. Thread: the event loop.
-Next: `chat_request.py`, `completion_request.py`, `responses_request.py`.
+Next: `chat_request.py`, `completion_request.py`, `responses_request.py`, `embedding_request.py`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class BodyLimits:
     """Of one question; their length is the body's."""
     max_prompts: int = 128
     """Prompts of one legacy completion; also the most answers, prompts times `n`."""
+    max_inputs: int = 2048
+    """Texts of one request for embeddings."""
     max_schema_bytes: int = 65_536
     """Of one JSON schema, written without white space."""
     max_schema_depth: int = 32

@@ -22,10 +22,12 @@ from headrace.wire.chat_request import CHAT
 from headrace.wire.completion_request import COMPLETION
 from headrace.wire.fields import Table
 from headrace.wire.openapi_conversations import SCHEMAS, conversation_paths
+from headrace.wire.openapi_embeddings import embedding_paths, embedding_schemas
 from headrace.wire.openapi_parts import (
     COUNT,
     DOORS,
     ERRORS,
+    NOT_OF_ANSWERS,
     PREFIXES,
     TEXT,
     error_name,
@@ -104,6 +106,7 @@ def openapi(limits: BodyLimits = DEFAULT_LIMITS) -> dict[str, JSON]:
     for prefix in PREFIXES:
         for post in _POSTS:
             paths[prefix + post.path] = {"post": _post(post, prefix)}
+        paths |= embedding_paths(prefix)
         paths |= _stream_paths(prefix)
         paths |= conversation_paths(prefix)
         paths[f"{prefix}/models"] = {"get": _list_models(prefix)}
@@ -121,6 +124,7 @@ def openapi(limits: BodyLimits = DEFAULT_LIMITS) -> dict[str, JSON]:
             "schemas": {
                 **{post.request_name: post.table.schema(limits) for post in (*_POSTS, _API_CHAT)},
                 **_SCHEMAS,
+                **embedding_schemas(limits),
                 **SCHEMAS,
             },
             "responses": {error_name(error): _error(error) for error in ERRORS},
@@ -151,7 +155,7 @@ def _post(post: _Post, prefix: str) -> dict[str, JSON]:
                     "text/event-stream": {"schema": {"type": "string"}},
                 },
             },
-            **errors(*(error for error in ERRORS if error is not StreamGone)),
+            **errors(*(error for error in ERRORS if error not in NOT_OF_ANSWERS)),
         },
     }
 

@@ -16,7 +16,9 @@ from headrace.errors import (
     IdempotencyConflict,
     InvalidRequest,
     NotFound,
+    PullError,
     RateLimited,
+    StorageError,
     StreamGone,
     Unavailable,
 )
@@ -36,11 +38,15 @@ ERRORS: Final[Mapping[type[HeadraceError], str]] = {
     RateLimited: "A limit of this key is used up; `retry-after` says when to come again.",
     FlexCapacityExceeded: "No room now for `service_tier: flex`.",
     HeadraceError: "The model failed.",
+    PullError: "The model could not be fetched.",
+    StorageError: "The server's disk has no room for the model.",
     Unavailable: "Not now: overloaded, loading or shutting down; `retry-after` says for how long.",
     GenerationTimeout: "No token, or no end, within the time allowed.",
 }
 DOORS: Final = (AuthenticationFailed, Forbidden)
 """What any path under a prefix may answer."""
+NOT_OF_ANSWERS: Final = (StreamGone, PullError, StorageError)
+"""What no endpoint that generates answers."""
 TEXT: Final = {"type": "string"}
 COUNT: Final = {"type": "integer", "minimum": 0}
 

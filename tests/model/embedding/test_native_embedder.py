@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from headrace import _native
 from headrace.errors import InvalidModelFile, InvalidRequest, ModelError
 from headrace.model.embedder import Embedder
-from headrace.model.embedding.native import NativeEmbedder, load, slices
+from headrace.model.embedding.native import NativeEmbedder, load
+from headrace.model.embedding.slices import slices
 from support.embedding_models import (
     SIZES,
     random_tensors,

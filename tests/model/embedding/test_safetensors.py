@@ -46,7 +46,7 @@ def test_a_file_that_the_library_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "data", "said"),
     [
-        (b"{", b"", "header: is not valid JSON"),
+        (b"{ ", b"", "header: is not valid JSON"),
         (b"[[[[]", b"", "header: is not valid JSON"),
         (b"[" * 5000, b"", "header: is not valid JSON"),
         (b"\xff\xff", b"", "header: is not valid JSON"),

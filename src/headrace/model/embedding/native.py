@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from headrace.model.embedding import safetensors
 from headrace.model.embedding.config import EncoderConfig, read_config
 from headrace.model.embedding.folder import WEIGHTS
 from headrace.model.embedding.layout import layout
+from headrace.model.embedding.slices import slices
 from headrace.model.embedding.turns import Turns
 from headrace.model.embedding.wordpiece import TOKENIZER, WordPiece
 from headrace.model.native import check_isa, check_threads
@@ -142,15 +143,3 @@ class NativeEmbedder:
                 self._core.embed(tokens, lengths, out)
         except (MemoryError, ValueError, RuntimeError) as error:
             raise ModelError(f"{self.name}: cannot embed: {error}") from error
-
-
-def slices(lengths: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """Ranges of neighbours whose lengths add up to at most `most`, or of one that is longer."""
-    start = total = 0
-    for i, length in enumerate(lengths):
-        if i > start and total + length > most:
-            yield start, i
-            start, total = i, 0
-        total += length
-    if start < len(lengths):
-        yield start, len(lengths)

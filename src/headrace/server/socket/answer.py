@@ -87,7 +87,7 @@ class Answer:
         body = await said_in_full(serving, exchange.tenant, question.body, exchange.endpoint)
         form = ChatForm(body, serving.body_limits, serving.settings.strict)
         ask = form.asks[0]
-        exchange.headers += ignored_headers(ask)
+        exchange.headers += ignored_headers(ask.ignored)
         exchange.answer_id = form.new_id()
         if ask.resumable:
             asked = Asked(orjson.dumps(body).decode())
