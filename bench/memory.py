@@ -1,6 +1,6 @@
 """What a conversation's memory costs a question, and what it finds: 100,000 chunks, planted facts.
 
-    python bench/memory.py [--quick] [--database URL] [--embedder FOLDER|fake]
+    python bench/memory.py [--quick] [--database URL] [--embedder NAME|fake]
 
 Fills one conversation's memory with chunks of made-up prose, some of which tell a fact, asks for
 the facts in other words, and prints each figure with its bar: a question's time, its embedding
@@ -33,6 +33,7 @@ from headrace.conversations.memory.memory import vectors_in
 from headrace.conversations.memory.tables import chunks
 from headrace.conversations.memory.vectors import Place
 from headrace.conversations.tables import conversations
+from headrace.settings import DEFAULT_EMBEDDING_MODEL
 
 if TYPE_CHECKING:
     from headrace.model.embedder import Embedder, Vectors
@@ -241,7 +242,9 @@ def embedder_named(name: str) -> Embedder:
         from headrace.testing import FakeEmbedder
 
         return FakeEmbedder(384)
-    raise SystemExit(f"no embedder {name}")
+    from headrace.model.embedding import native, pull
+
+    return native.load(pull.ensure(name), name=name)
 
 
 def main() -> None:
@@ -249,7 +252,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="5,000 chunks")
     parser.add_argument("--chunks", type=int, default=None)
     parser.add_argument("--database", help="a PostgreSQL, empty; SQLite in a new file otherwise")
-    parser.add_argument("--embedder", default="fake")
+    parser.add_argument("--embedder", default=DEFAULT_EMBEDDING_MODEL, help="or `fake`")
     options = parser.parse_args()
     num_chunks = options.chunks or (5_000 if options.quick else NUM_CHUNKS)
     embedder = embedder_named(options.embedder)

@@ -225,3 +225,18 @@ def test_without_a_database_documents_are_refused() -> None:
         await told(door.post(DOCUMENTS, MANUAL), 503)
 
     run_alone(play)
+
+
+def test_the_servers_own_embedder_embeds(tmp_path: Path) -> None:
+    door = Door(database_url=f"sqlite:///{tmp_path}/c.db")
+
+    async def play() -> None:
+        await make(door)
+        await told(door.post(DOCUMENTS, MANUAL))
+        await embedded(door)
+        shown = await told(door.call("GET", DOCUMENTS + "/manual"))
+        assert shown["chunks"] == {"total": 1, "embedded": 1, "failed": 0}
+
+    run(door, play)
+    door.serving.memories.stop()
+    door.serving.conversations.close()

@@ -15,6 +15,7 @@ from headrace.conversations.store import StoreConfig
 from headrace.engine.engine import Engine
 from headrace.errors import DatabaseFailed, RateLimited, ServerDraining
 from headrace.model.answer import AnswerStyle
+from headrace.model.embedder import Embedder
 from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
 from headrace.observe.observer import LimitHit, Observer, Observers
@@ -100,7 +101,7 @@ class Serving:
                 max_messages=settings.max_conversation_messages, ttl_s=settings.conversation_ttl_s
             )
         )
-        self.memories = Memories(lambda: self.conversations.store.database, _no_embedder)
+        self.memories = Memories(lambda: self.conversations.store.database, self._embedder)
         self.contexts = Contexts(settings)
         self.summaries = Summaries(self.contexts, self.registry, settings.summary_model)
         self.num_requests = 0
@@ -169,6 +170,10 @@ class Serving:
         self.contexts.shelf.forget((tenant, conversation_id))
         for model in self.registry.served:
             model.engine.forget(tenant, conversation_id)
+
+    async def _embedder(self) -> Embedder | None:
+        """What memories embed with. Raises what loading it raises."""
+        return await self.embedders.get() if self.embedders.names.id else None
 
     def load(self) -> None:
         """On a thread of its own: load all models. Raises what the first that fails raises."""
@@ -265,7 +270,3 @@ def _limited_as(names: ModelNames, table: LimitTable) -> Callable[[str], str]:
     answers for share its model's, or whoever invents names would have no limits at all."""
     known = {*names.sources, *names.aliases, *table.rows}
     return lambda asked: asked if asked in known else names.catch_all or asked
-
-
-async def _no_embedder() -> None:
-    """Memories go by words alone."""
