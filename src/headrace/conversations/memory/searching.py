@@ -121,7 +121,8 @@ async def _in_time(
         return {name: _outcome(name, task) for name, task in tasks.items()}
     finally:
         for task in tasks.values():
-            task.cancel()
+            if not task.cancel() and not task.cancelled():
+                task.exception()  # or it would be said to have gone unheard
 
 
 def _outcome(name: str, task: asyncio.Future[Sequence[int] | None]) -> Sequence[int] | None:
