@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from headrace.engine.engine import Engine, Prepared
@@ -114,10 +115,18 @@ def _ended(
 ) -> None:
     settle(permit, pump.usage)
     if question.fit is not None and not serving.is_draining:
-        said = "".join(e.text for e in pump.log if isinstance(e, Delta) and e.choice == 0)
-        asyncio.get_running_loop().run_in_executor(None, question.fit.foresee, said)
+        _foresee(question.fit, pump)
         keep = keeper(serving.contexts, serving.conversations, exchange.turn)
         serving.summaries.begin(question.fit, exchange.tenant, keep)
+
+
+def _foresee(fit: Fit, pump: Pump) -> None:
+    """Count the answer beside the loop. One that had to go to disk is not read back for that."""
+    events = pump.log.recent
+    if len(events) == len(pump.log):
+        said = "".join(e.text for e in events if isinstance(e, Delta) and e.choice == 0)
+        with suppress(RuntimeError):  # the loop is being closed
+            asyncio.get_running_loop().run_in_executor(None, fit.foresee, said)
 
 
 def settle(permit: Permit, usage: Usage) -> None:
