@@ -5,7 +5,7 @@
 Fills one conversation's memory with chunks of made-up prose, some of which tell a fact, asks for
 the facts in other words, and prints each figure with its bar: a question's time, its embedding
 included, and how many facts are among the five chunks that were found first. `--database` asks a
-PostgreSQL with pgvector instead of SQLite. Two thousand chunks of the prose are embedded, and the
+PostgreSQL with pgvector instead of SQLite. Five hundred chunks of the prose are embedded, and the
 vectors of the others are mixed from those: to embed all would take minutes and change no figure.
 """
 
@@ -42,7 +42,7 @@ SCOPE = Scope("bench", "memory")
 BARS = {"p95_ms": 15.0, "recall_at_5": 0.9}
 NUM_CHUNKS = 100_000
 NUM_FACTS = 200
-NUM_EMBEDDED = 2_000
+NUM_EMBEDDED = 500
 _PART = 1_000
 _MIX = 0.6
 """How much of a mixed vector is another's."""
