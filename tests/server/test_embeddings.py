@@ -190,6 +190,7 @@ def test_the_loop_goes_on_and_slices_of_others_come_in_between() -> None:
         await until(lambda: embedder.calls)
         short = door.post(EMBEDDINGS, body("short"))
         assert (await door.call("GET", "/health").ended()).status == 200
+        await until(lambda: door.serving.embedders._thread._work_queue.qsize() == 1)
         for _ in range(4):
             embedder.may_go.release()
         await asyncio.gather(long.ended(), short.ended())
