@@ -22,7 +22,7 @@ from headrace.observe.observer import LimitHit, Observer, Observers
 from headrace.server.access import Access
 from headrace.server.contexts import Contexts
 from headrace.server.durable import FOLDER, SPILLED, Durable
-from headrace.server.embedders import Embedders, embedder_names, opener
+from headrace.server.embedders import EmbedderNames, Embedders, embedder_names, opener
 from headrace.server.idempotency import Idempotency
 from headrace.server.keys import KeyStore
 from headrace.server.limits import Limiter, LimitTable, Permit
@@ -82,7 +82,7 @@ class Serving:
         )
         self.observer: Observer = Observers((self._metrics, RequestLog(), *observers))
         table = LimitTable.parse(settings.limits)
-        self._limiter = Limiter(table, limited_as=_limited_as(names, table))
+        self._limiter = Limiter(table, limited_as=_limited_as(names, embedder, table))
         self.streams: KeptStreams[Telling] = KeptStreams(
             KeptConfig(
                 ttl_s=settings.stream_ttl_s,
@@ -265,8 +265,10 @@ class Serving:
         return self._limiter.headers(tenant, model)
 
 
-def _limited_as(names: ModelNames, table: LimitTable) -> Callable[[str], str]:
+def _limited_as(
+    names: ModelNames, embedder: EmbedderNames, table: LimitTable
+) -> Callable[[str], str]:
     """Names that somebody wrote down have limits of their own. All others that the catch-all
     answers for share its model's, or whoever invents names would have no limits at all."""
-    known = {*names.sources, *names.aliases, *table.rows}
+    known = {*names.sources, *names.aliases, embedder.id, *embedder.aliases, *table.rows}
     return lambda asked: asked if asked in known else names.catch_all or asked
