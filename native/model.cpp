@@ -226,8 +226,8 @@ void Model::move(const std::vector<Move>& moves) {
     check_bank(m.target);
     const auto fits = [&](int slot) { return slot >= 0 && slot <= kBankSize - m.count; };
     if (m.count < 1 || !fits(m.first) || !fits(m.at)) {
-      throw std::invalid_argument("a move does not fit into banks of " +
-                                  std::to_string(kBankSize) + " positions");
+      throw std::invalid_argument("a move does not fit into banks of " + std::to_string(kBankSize) +
+                                  " positions");
     }
   }
   const int half = shape_.rope_dim / 2;

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -12,6 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from support import models
 from support.postgresql import PostgreSQL, running_postgresql
 from support.web import FileServer
+
+# Nothing here asserts how long something takes, examples of a property neither: CI may be busy.
+hypothesis.settings.register_profile(
+    "house", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("house")
 
 # Background jobs of a shell without job control inherit a Ctrl-C that does nothing, and would hand
 # it on to the processes that tests interrupt.
