@@ -36,24 +36,27 @@ class Memories:
         self._lock = asyncio.Lock()
         self._embedder: Embedder | None = None
         self._loose: LooseMemory | None = None
+        self._loose_with: Embedder | None = None
         self._kept: Memory | None = None
+        self._kept_with: Embedder | None = None
 
     async def kept(self) -> Memory:
         """The memory of the conversations that are kept. Raises `DatabaseFailed`."""
+        await self._look_for_embedder()
         async with self._lock:
-            has_news = await self._look_for_embedder()
-            if self._kept is None or has_news:
+            embedder = self._embedder
+            if self._kept is None or self._kept_with is not embedder:
                 self.stop()
-                self._kept = await Memory.open(self._database(), self._embedder)
+                self._kept = await Memory.open(self._database(), embedder)
+                self._kept_with = embedder
             return self._kept
 
     async def loose(self) -> LooseMemory:
         """For texts that came with a question."""
-        async with self._lock:
-            has_news = await self._look_for_embedder()
-            if self._loose is None or has_news:
-                self._loose = LooseMemory(self._embedder)
-            return self._loose
+        await self._look_for_embedder()
+        if self._loose is None or self._loose_with is not self._embedder:
+            self._loose, self._loose_with = LooseMemory(self._embedder), self._embedder
+        return self._loose
 
     def remember(self, scope: Scope) -> None:
         """The conversation has new messages, and questions have been asked of it before."""
@@ -71,13 +74,15 @@ class Memories:
         if kept is not None:
             kept.stop()
 
-    async def _look_for_embedder(self) -> bool:
-        """Whether there is one now that was not there before."""
+    async def _look_for_embedder(self) -> None:
+        """Each question waits by itself, so that none waits for another's patience. The first
+        embedder stays."""
         if self._embedder is not None:
-            return False
+            return
         try:
             async with asyncio.timeout(PATIENCE_S):
-                self._embedder = await self._get_embedder()
+                found = await self._get_embedder()
         except (HeadraceError, TimeoutError) as error:
             _log.warning("no embedder yet, so memories go by words alone: %s", error)
-        return self._embedder is not None
+        else:
+            self._embedder = self._embedder or found
