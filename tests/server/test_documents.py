@@ -15,7 +15,7 @@ from headrace.server.keys import KeyStore
 from headrace.server.memories import Memories
 from headrace.testing import END_ID, FakeEmbedder, FakeModel, ManualEngine, saying
 from headrace.testing.asgi import Call
-from support.asgi import CHAT, Door
+from support.asgi import CHAT, Door, settle
 from support.asgi import run as run_alone
 
 MILL = "/v1/conversations/mill"
@@ -215,6 +215,49 @@ def test_what_is_no_document_is_refused_by_name(
         await told(door.post(DOCUMENTS, MANUAL))
         refused = await told(door.post(DOCUMENTS, body), status)
         assert refused["error"]["param"] == param
+
+    run(door, play)
+
+
+def test_an_embedder_that_comes_while_a_document_is_read_is_used(tmp_path: Path) -> None:
+    """The memory that was there when the request began is gone by then."""
+    door = Door(database_url=f"sqlite:///{tmp_path}/c.db")
+    serving = door.serving
+    loaded: list[FakeEmbedder] = []
+
+    async def get() -> FakeEmbedder | None:
+        return loaded[0] if loaded else None
+
+    serving.memories = Memories(lambda: serving.conversations.store.database, get)
+
+    async def play() -> None:
+        await make(door)
+        call = door.call("POST", DOCUMENTS, None)
+        await settle()
+        assert not (await serving.memories.kept()).has_vectors
+        loaded.append(FakeEmbedder())
+        assert (await serving.memories.kept()).has_vectors
+        call.send_body(json.dumps(MANUAL).encode(), is_last=True)
+        await told(call)
+        await embedded(door)
+        assert await found(door, "water wheel") == ["manual"]
+
+    run(door, play)
+    serving.memories.stop()
+    serving.conversations.close()
+
+
+def test_a_nul_is_a_space_in_documents_and_in_no_id(door: Door) -> None:
+    async def play() -> None:
+        await make(door)
+        said = {"id": "nul", "source": {"type": "text", "text": "A mill\0wheel."}}
+        assert (await told(door.post(DOCUMENTS, said)))["chars"] == 13
+        await embedded(door)
+        recall = await (await door.serving.memories.kept()).recall(SCOPE, "wheel", timeout_s=30)
+        assert [one.chunk.text for one in recall.found] == ["A mill wheel."]
+        for path in (DOCUMENTS + "/n%00", "/v1/conversations/n%00/documents"):
+            refused = await told(door.call("GET", path), 404)
+            assert "NUL" in refused["error"]["message"]  # it was not looked for
 
     run(door, play)
 

@@ -71,6 +71,44 @@ async def items(door: Door, named: str, **headers: str) -> list[tuple[str, str, 
     ]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("", {"title": "a\0"}, "title"),
+        ("/mill", {"title": "a\0"}, "title"),
+        ("/mill/rollback", {"to": "a\0"}, "to"),
+        ("/mill/fork", {"at": "a\0"}, "at"),
+        ("/import", {"messages": [], "head_id": "a\0"}, "head_id"),
+        (CHAT, {"conversation": {"id": "mill", "after": "a\0"}}, "conversation.after"),
+        (RESPONSES, {"previous_response_id": "a\0"}, "previous_response_id"),
+    ],
+)
+def test_a_nul_is_refused_by_name(door: Door, path: str, body: Any, param: str) -> None:
+    """PostgreSQL would fail, and a whole group of others' work with it."""
+
+    async def play() -> None:
+        await ended(door.post(CONVERSATIONS, {"id": "mill"}))
+        question = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
+        asked = {CHAT: question, RESPONSES: {"model": "fake", "input": "x"}}.get(path, {})
+        call = door.post(path if asked else CONVERSATIONS + path, asked | body)
+        error = (await ended(call))["error"]
+        assert (call.status, error["param"]) == (400, param), error
+
+    run(door, play)
+
+
+def test_nothing_is_at_a_path_with_a_nul(door: Door) -> None:
+    async def play() -> None:
+        await ended(door.post(CONVERSATIONS, {"id": "mill"}))
+        for path in ("/a%00", "/a%00/items", "/mill/items/a%00"):
+            call = door.call("GET", CONVERSATIONS + path)
+            error = (await ended(call))["error"]
+            assert (call.status, error["code"]) == (404, "conversation_not_found")
+            assert "NUL" in error["message"]  # it was not looked for
+
+    run(door, play)
+
+
 def chat(text: str, conversation: Any, **fields: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": text}]
     return {"model": "fake", "messages": messages, "conversation": conversation, **fields}

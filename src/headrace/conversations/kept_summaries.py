@@ -51,7 +51,8 @@ async def keep_summary(database: Database, made: KeptSummary) -> bool:
         "up_to_message_id": made.up_to_message_id,
         "settings_digest": made.digest,
     }
-    told = {"text": made.text, "num_tokens": made.num_tokens, "created_at": made.created_at}
+    text = made.text.replace("\0", " ")  # which PostgreSQL does not take
+    told = {"text": text, "num_tokens": made.num_tokens, "created_at": made.created_at}
     same = [summaries.c[name] == value for name, value in names.items()]
     whose = select(conversations.c.number).where(conversations.c.number == made.conversation)
 

@@ -31,6 +31,7 @@ from headrace.wire.fields import Table
 from headrace.wire.ids import place_of_item
 from headrace.wire.items import items_of, left_of
 from headrace.wire.json_bytes import body
+from headrace.wire.place_fields import check_path
 
 Handler: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
 Route: TypeAlias = tuple[str, str, Handler]
@@ -67,6 +68,7 @@ def _answered(work: Callable[[_Handlers, _Asked], Awaitable[ASGIApp]]) -> Any:
     async def handle(self: _Handlers, request: Request) -> ASGIApp:
         tenant = self.serving.access.authenticate(request.scope["headers"]).id
         exchange_of(request.scope).tenant = tenant
+        check_path(request.path_params)
         if (named := request.path_params.get("id")) is not None:
             await self.serving.conversations.turns.settled(tenant, named)
         return await work(self, _Asked(self.serving, request, tenant))

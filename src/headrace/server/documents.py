@@ -21,6 +21,7 @@ from headrace.wire.ask import JSON
 from headrace.wire.body import parse_body
 from headrace.wire.documents import parse_document
 from headrace.wire.json_bytes import body
+from headrace.wire.place_fields import check_path
 
 Handler: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
 Route: TypeAlias = tuple[str, str, Handler]
@@ -45,10 +46,11 @@ class _Handlers:
 
     async def add(self, request: Request) -> ASGIApp:
         """Answers when it is kept, and its words can be found; it is embedded afterwards."""
-        scope, memory = await self._asked(request)
-        serving = self._serving
+        scope, serving = self._scope(request), self._serving
         raw = await read_body(request.scope, request.receive, serving.settings.max_body_bytes)
         given = parse_document(parse_body(raw, serving.body_limits), serving.body_limits)
+        # Only now: the body may take long, and a memory is replaced once there is an embedder.
+        memory = await serving.memories.kept()
         kept = await memory.add_document(scope, given.text, name=given.id, title=given.title)
         return _json(document_object(kept, memory.has_vectors))
 
@@ -71,11 +73,14 @@ class _Handlers:
         return _json({"id": name, "object": "conversation.document.deleted", "deleted": True})
 
     async def _asked(self, request: Request) -> tuple[Scope, Memory]:
-        """By whom and where. Raises what refuses them."""
+        """By whom and where, and the memory. Raises what refuses them."""
+        return self._scope(request), await self._serving.memories.kept()
+
+    def _scope(self, request: Request) -> Scope:
         tenant = self._serving.access.authenticate(request.scope["headers"]).id
         exchange_of(request.scope).tenant = tenant
-        memory = await self._serving.memories.kept()
-        return Scope(tenant, request.path_params["id"]), memory
+        check_path(request.path_params)
+        return Scope(tenant, request.path_params["id"])
 
 
 def document_object(stored: StoredDocument, has_vectors: bool) -> dict[str, Any]:

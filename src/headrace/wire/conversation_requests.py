@@ -18,7 +18,7 @@ from headrace.wire.fields import field as row
 from headrace.wire.items import ITEM, messages_of
 from headrace.wire.kinds import Anything, Many, MapOf, Number, Object, OneOf, Text, Whole
 from headrace.wire.messages import Message, plain, stored_message
-from headrace.wire.place_fields import ID
+from headrace.wire.place_fields import ID, REFERENCE
 from headrace.wire.reading import Reading
 
 MAX_ITEMS: Final = 20
@@ -37,7 +37,9 @@ _METADATA = row(
     ),
     note="Up to 16 texts of your own.",
 )
-_TITLE = ours("title", Text(rf"[\s\S]{{0,{_MAX_TITLE}}}", f"at most {_MAX_TITLE} characters"))
+_TITLE = ours(
+    "title", Text(rf"[^\x00]{{0,{_MAX_TITLE}}}", f"at most {_MAX_TITLE} characters, none a NUL")
+)
 _ITEMS = Many(ITEM, "items", limit="max_messages")
 
 CREATE: Final = Table(
@@ -50,16 +52,16 @@ CREATE: Final = Table(
 UPDATE: Final = Table(_METADATA, _TITLE, KEPT_CONTEXT)
 ADD_ITEMS: Final = Table(row("items", _ITEMS, note="What to add.", required=True))
 FORK: Final = Table(
-    ours("at", Text(), note="The last message that goes along; by default the last one."),
+    ours("at", REFERENCE, note="The last message that goes along; by default the last one."),
     ours("id", ID, note="The new conversation's name; else it gets one."),
     _METADATA,
 )
 ROLLBACK: Final = Table(
-    row("to", Text(), note="The message to go back to, or `root`.", required=True)
+    row("to", REFERENCE, note="The message to go back to, or `root`.", required=True)
 )
 _EXPORTED = Table(
-    row("id", Text(), required=True),
-    row("parent_id", Text()),
+    row("id", REFERENCE, required=True),
+    row("parent_id", REFERENCE),
     row("message", Object(), required=True),
     row("status", OneOf("in_progress", "completed", "incomplete", "failed")),
     row("created_at", Number(0, 2**53)),
@@ -68,7 +70,7 @@ _EXPORTED = Table(
 )
 IMPORT: Final = Table(
     row("messages", Many(_EXPORTED, "messages"), note="The tree, as exported.", required=True),
-    row("head_id", Text()),
+    row("head_id", REFERENCE),
     _METADATA,
     _TITLE,
     KEPT_CONTEXT,
@@ -138,7 +140,9 @@ def exported(given: Mapping[str, Any], limits: BodyLimits) -> list[Exported]:
 def page_of(query: Mapping[str, str]) -> Page:
     """`after`, `limit`, `order`."""
     limit = query.get("limit", "20")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MAX_LIMIT:
+    # What is longer, zeros in front or not, is more digits than any page needs.
+    is_short = len(limit) <= 9 and limit.isascii() and limit.isdigit()
+    if not is_short or not 1 <= int(limit) <= MAX_LIMIT:
         raise InvalidRequest(
             f"`limit` must be a whole number from 1 to {MAX_LIMIT}, not {limit[:40]!r}",
             param="limit",
@@ -146,4 +150,7 @@ def page_of(query: Mapping[str, str]) -> Page:
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidRequest(f"`order` must be asc or desc, not {order[:40]!r}", param="order")
-    return Page(query.get("after"), int(limit), order == "desc")
+    after = query.get("after")
+    if after is not None and "\0" in after:
+        raise InvalidRequest("`after` must be an id, which has no NUL character", param="after")
+    return Page(after, int(limit), order == "desc")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
-from headrace.errors import InvalidRequest
+from headrace.errors import ConversationNotFound, DocumentNotFound, InvalidRequest
 from headrace.wire.ask import Place
 from headrace.wire.fields import Given, Table, field, ours
 from headrace.wire.kinds import Boolean, ByType, Text, Then
@@ -13,6 +14,16 @@ from headrace.wire.reading import Path, Reading
 
 MAX_ID: Final = 128
 ID: Final = Text(rf"[^\x00-\x1f\x7f]{{1,{MAX_ID}}}", f"1 to {MAX_ID} characters, none of control")
+REFERENCE: Final = Text(r"[^\x00]*", "an id, which has no NUL character")
+"""Names what is kept already. PostgreSQL takes no NUL, not even to look for it."""
+
+
+def check_path(names: Mapping[str, str]) -> None:
+    """Raise `ConversationNotFound` or `DocumentNotFound` for a path's ids that nothing has."""
+    for name, value in names.items():
+        if "\0" in value:
+            missing = DocumentNotFound if name == "document" else ConversationNotFound
+            raise missing(f"`{name}`: no id has a NUL character")
 
 
 def _named(value: str | Given, path: Path, reading: Reading) -> Given:
@@ -28,7 +39,9 @@ CONVERSATION: Final = ours(
                 dict: Table(
                     field("id", ID, required=True),
                     ours("create", Boolean(), note="Make it, where there is none yet."),
-                    ours("after", Text(), note="The message that the new ones follow, or `root`."),
+                    ours(
+                        "after", REFERENCE, note="The message that the new ones follow, or `root`."
+                    ),
                 ),
             },
             "a conversation's id, or an object with one",

@@ -31,7 +31,7 @@ from headrace.wire.fields import Given, Table, field, refused, unused
 from headrace.wire.items import ITEM, add_item
 from headrace.wire.kinds import Boolean, ByType, Many, MapOf, OneOf, Refused, Text, Whole
 from headrace.wire.messages import Message, is_unfinished, plain
-from headrace.wire.place_fields import CONVERSATION, QUEUE, check_place, place_of
+from headrace.wire.place_fields import CONVERSATION, QUEUE, REFERENCE, check_place, place_of
 from headrace.wire.reading import Reading
 
 _LOGPROBS: Final = "message.output_text.logprobs"
@@ -126,7 +126,7 @@ RESPONSES: Final = Table(
     refused("background", "answers are given at once; stream them", False),
     field(
         "previous_response_id",
-        Text(),
+        REFERENCE,
         note="The stored response that this one follows.",
         strictly=Refused(_NOT_GROQS),
     ),

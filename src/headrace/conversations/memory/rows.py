@@ -304,7 +304,13 @@ def _add_chunks(
     pieces: Sequence[Piece],
 ) -> None:
     rows = [
-        {"conversation": conversation, **owner, "position": position, "text": said}
+        # PostgreSQL takes no NUL.
+        {
+            "conversation": conversation,
+            **owner,
+            "position": position,
+            "text": said.replace("\0", " "),
+        }
         for position, said in pieces
     ]
     if not rows:
