@@ -67,9 +67,13 @@ def _message(row: Sequence[Any]) -> StoredMessage:
     return StoredMessage(*row)
 
 
-def find(connection: Connection, tenant: str, conversation_id: str) -> Conversation:
-    """Raises `ConversationNotFound`, also for another tenant's."""
-    row = connection.execute(_FIND, {"of": tenant, "named": conversation_id}).first()
+def find(
+    connection: Connection, tenant: str, conversation_id: str, *, locks: bool = False
+) -> Conversation:
+    """Raises `ConversationNotFound`, also for another tenant's. `locks`: what is read of it stays
+    true until the transaction ends; others who lock it wait."""
+    asked = _FIND_AND_LOCK if locks else _FIND
+    row = connection.execute(asked, {"of": tenant, "named": conversation_id}).first()
     if row is None:
         raise no_conversation(conversation_id)
     return Conversation(*row)
@@ -86,6 +90,9 @@ _FIND = select(*CONVERSATION).where(
     conversations.c.id == bindparam("named"),
     conversations.c.is_hidden == 0,
 )
+# SQLite has one writer at a time, and no such clause. Messages may still be added meanwhile, so the
+# memory and answers that grow wait for nobody.
+_FIND_AND_LOCK = _FIND.with_for_update(key_share=True)
 _LEASE = select(conversations.c.turn_id, conversations.c.turn_until).where(
     conversations.c.number == bindparam("of")
 )

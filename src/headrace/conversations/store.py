@@ -369,7 +369,7 @@ class ConversationStore:
         """Change a conversation that nobody is answered in. Raises `ConversationBusy`."""
 
         def whole(connection: Connection) -> T:
-            found = rows.find(connection, tenant, conversation_id)
+            found = rows.find(connection, tenant, conversation_id, locks=True)
             check_idle(connection, found.number, self.clock())
             result = work(connection, found)
             rows.change(connection, found.number, updated_at=self.clock())

@@ -167,7 +167,7 @@ class Turns:
     ) -> tuple[Conversation, bool]:
         assert place.conversation_id is not None
         try:
-            return rows.find(connection, tenant, place.conversation_id), False
+            return rows.find(connection, tenant, place.conversation_id, locks=True), False
         except ConversationNotFound:
             if not place.creates:
                 raise
