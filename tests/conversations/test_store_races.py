@@ -4,6 +4,7 @@ has written."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -38,10 +39,8 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> threading.Barrier:
 
     def slow(connection: Connection, *names: str, **how: Any) -> Conversation:
         found = find(connection, *names, **how)
-        try:
+        with contextlib.suppress(threading.BrokenBarrierError):
             barrier.wait(_LONG_ENOUGH_S)
-        except threading.BrokenBarrierError:
-            pass
         return found
 
     monkeypatch.setattr(rows, "find", slow)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from headrace.conversations import rows
 from headrace.conversations.store import ConversationStore, busy, stored
@@ -244,7 +244,7 @@ class Turns:
         turn, number, now = opened.turn, opened.turn.number, self._store.clock()
         if opened.is_resumed:
             number = _resume(connection, opened, now)
-            if number is not None and _has_answer(connection, number, opened.answer_id):
+            if number is not None and _reopened(connection, number, opened.answer_id):
                 return number
         if number is None:
             hidden = {"tenant": turn.tenant, "id": new_conversation_id(), "is_hidden": 1}
@@ -375,7 +375,7 @@ class Turns:
 
         def work(connection: Connection) -> None:
             if grown:
-                connection.execute(_SAVE, grown)
+                connection.execute(_GROW, grown)
             if renewed:
                 connection.execute(_RENEW, renewed)
 
@@ -402,6 +402,8 @@ _SAVE = (
         metadata=bindparam("beside"),
     )
 )
+_GROW = _SAVE.where(messages.c.status == "in_progress")
+"""Not over an answer that is whole: PostgreSQL's writers may overtake each other."""
 _TAKE = (
     update(conversations)
     .where(conversations.c.number == bindparam("of"))
@@ -430,14 +432,13 @@ _RENEW = (
 
 
 def free_all(connection: Connection) -> None:
-    """No turn is going on anywhere: those that were had their servers die."""
+    """No turn is going on anywhere: those that were had their servers die. Turns that stood aside
+    had no lease, and are all there is in hidden conversations."""
     died = conversations.c.turn_id.is_not(None)
+    had_turns = select(conversations.c.number).where(or_(died, conversations.c.is_hidden == 1))
     connection.execute(
         update(messages)
-        .where(
-            messages.c.status == "in_progress",
-            messages.c.conversation.in_(select(conversations.c.number).where(died)),
-        )
+        .where(messages.c.status == "in_progress", messages.c.conversation.in_(had_turns))
         .values(status="incomplete")
     )
     connection.execute(update(conversations).where(died).values(turn_id=None, turn_until=None))
@@ -502,11 +503,12 @@ def _resume(connection: Connection, opened: OpenTurn, now: float) -> int | None:
         return None
 
 
-def _has_answer(connection: Connection, number: int, answer_id: str) -> bool:
-    asked = select(messages.c.number).where(
-        messages.c.conversation == number, messages.c.id == answer_id
+def _reopened(connection: Connection, number: int, answer_id: str) -> bool:
+    """Whether the answer is there already. It grows on, whoever took its turn for dead."""
+    own = messages.c.conversation == number, messages.c.id == answer_id
+    return bool(
+        connection.execute(update(messages).where(*own), {"status": "in_progress"}).rowcount
     )
-    return connection.execute(asked).first() is not None
 
 
 def _response(connection: Connection, tenant: str, named: str) -> tuple[int, str]:

@@ -1,0 +1,98 @@
+"""Turns that go wrong: saves that come late, servers that die, answers that cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from headrace.conversations import rows
+from headrace.conversations import turns as turns_module
+from headrace.conversations.database import Database
+from headrace.conversations.store import ConversationStore
+from headrace.conversations.turns import OpenTurn, Turns, free_all
+from headrace.conversations.values import Answer, StoredMessage
+from headrace.wire.ask import Place
+
+IN_C = Place(conversation_id="c", creates=True)
+PART = Answer({"role": "assistant", "content": "Hel"}, (1,), "in_progress")
+WHOLE = Answer({"role": "assistant", "content": "Hello"}, (1, 2), "completed")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database.open(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(autouse=True)
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is saved but where a test says so."""
+    monkeypatch.setattr(turns_module, "SAVE_S", 1000.0)
+
+
+def said(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+async def kept(opened: OpenTurn) -> None:
+    """What it was asked is in the database."""
+    await asyncio.gather(*opened.jobs)
+
+
+async def answer_of(database: Database, opened: OpenTurn) -> StoredMessage:
+    number = opened.number
+    assert number is not None
+    return await database.read(lambda c: rows.message(c, number, opened.answer_id))
+
+
+def test_a_late_save_is_not_over_the_whole_answer(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another writer's transaction is the faster one."""
+    store = ConversationStore(database)
+    turns, write = Turns(store), database.write
+
+    async def play() -> None:
+        opened = await turns.begin("t", IN_C)
+        turns.keep(opened, [said("Hi")], lambda: WHOLE if opened.is_ending else PART, lambda: None)
+        await kept(opened)
+
+        async def late(work: Any) -> Any:
+            monkeypatch.setattr(database, "write", write)
+            turns.end(opened)
+            await opened.done
+            return await write(work)
+
+        monkeypatch.setattr(database, "write", late)
+        await turns._save_grown()
+        found = await answer_of(database, opened)
+        assert (found.message, found.status) == (WHOLE.message, "completed")
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("place", [IN_C, Place()])
+def test_answers_of_servers_that_died_are_incomplete(database: Database, place: Place) -> None:
+    """Also of a turn that no conversation names; and one that is taken up again grows on."""
+    turns = Turns(ConversationStore(database))
+
+    async def play() -> None:
+        opened = await turns.begin("t", place)
+        opened.name("resp_1")
+        turns.keep(opened, [said("Hi")], lambda: PART, lambda: None)
+        await kept(opened)
+        await database.write(free_all)
+        assert (await answer_of(database, opened)).status == "incomplete"
+        other = Turns(ConversationStore(database))
+        again = other.resumed(opened.mark())
+        other.keep(again, [said("Hi")], lambda: PART, lambda: None)
+        await kept(again)
+        await other._save_grown()
+        found = await answer_of(database, again)
+        assert (found.message, found.status) == (PART.message, "in_progress")
+
+    asyncio.run(play())
