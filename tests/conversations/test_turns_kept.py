@@ -14,6 +14,7 @@ from headrace.conversations.database import Database
 from headrace.conversations.store import ConversationStore
 from headrace.conversations.turns import OpenTurn, Turns, free_all
 from headrace.conversations.values import Answer, StoredMessage
+from headrace.errors import StreamGone
 from headrace.wire.ask import Place
 
 IN_C = Place(conversation_id="c", creates=True)
@@ -94,5 +95,33 @@ def test_answers_of_servers_that_died_are_incomplete(database: Database, place: 
         await other._save_grown()
         found = await answer_of(database, again)
         assert (found.message, found.status) == (PART.message, "in_progress")
+
+    asyncio.run(play())
+
+
+def test_a_turn_whose_answer_cannot_be_read_ends(database: Database) -> None:
+    """What was saved of it stays, others are saved, and the next turn is let in."""
+    turns = Turns(ConversationStore(database))
+    read: list[Answer] = [PART]
+
+    def broken() -> Answer:
+        if not read:
+            raise StreamGone("the file has gone")
+        return read.pop()
+
+    async def play() -> None:
+        opened, beside = await turns.begin("t", IN_C), await turns.begin("t", Place())
+        turns.keep(opened, [said("Hi")], broken, lambda: None)
+        await kept(opened)
+        await turns._save_grown()
+        turns.keep(beside, [said("Hi")], lambda: PART, lambda: None)
+        await kept(beside)
+        await turns._save_grown()
+        assert (await answer_of(database, beside)).message == PART.message
+        turns.end(opened)
+        await asyncio.wait_for(opened.done, 10)
+        found = await answer_of(database, opened)
+        assert (found.message, found.status) == (PART.message, "incomplete")
+        await turns.begin("t", IN_C)
 
     asyncio.run(play())

@@ -265,17 +265,21 @@ class Turns:
             self._do(opened, self._end(opened))
 
     async def _end(self, opened: OpenTurn) -> None:
-        assert opened.read is not None
-        answer = opened.read()
-        await asyncio.gather(*opened.jobs - {asyncio.current_task()}, return_exceptions=True)
         try:
+            if (answer := _read(opened)) is None:
+                _log.warning("an answer cannot be read, and is kept as far as it was saved")
+            await asyncio.gather(*opened.jobs - {asyncio.current_task()}, return_exceptions=True)
             if opened.number is not None:
                 await self._store.database.write(lambda c: self._finish(c, opened, answer))
         finally:
             self._leave(opened)
 
-    def _finish(self, connection: Connection, opened: OpenTurn, answer: Answer) -> None:
-        connection.execute(_SAVE, _saved(opened, answer))
+    def _finish(self, connection: Connection, opened: OpenTurn, answer: Answer | None) -> None:
+        """Where there is no answer to be read, what was saved of it is all of it."""
+        if answer is None:
+            connection.execute(_BREAK_OFF, {"of": opened.number, "named": opened.answer_id})
+        else:
+            connection.execute(_SAVE, _saved(opened, answer))
         freed = {"of": opened.number, "whose": opened.turn.id, "now": self._store.clock()}
         connection.execute(_FREE, freed)
 
@@ -362,11 +366,10 @@ class Turns:
         for opened in self._open:
             if opened.is_ending or opened.number is None:
                 continue
-            if opened.read is not None:
-                answer = opened.read()
-                if len(answer.token_ids) > opened.num_saved:
-                    opened.num_saved = len(answer.token_ids)
-                    grown.append(_saved(opened, answer))
+            answer = _read(opened)
+            if answer is not None and len(answer.token_ids) > opened.num_saved:
+                opened.num_saved = len(answer.token_ids)
+                grown.append(_saved(opened, answer))
             if opened.turn.conversation_id is not None and now - opened.renewed_at > _RENEW_S:
                 opened.renewed_at = now
                 renewed.append(
@@ -404,6 +407,11 @@ _SAVE = (
 )
 _GROW = _SAVE.where(messages.c.status == "in_progress")
 """Not over an answer that is whole: PostgreSQL's writers may overtake each other."""
+_BREAK_OFF = (
+    update(messages)
+    .where(messages.c.conversation == bindparam("of"), messages.c.id == bindparam("named"))
+    .values(status="incomplete")
+)
 _TAKE = (
     update(conversations)
     .where(conversations.c.number == bindparam("of"))
@@ -442,6 +450,14 @@ def free_all(connection: Connection) -> None:
         .values(status="incomplete")
     )
     connection.execute(update(conversations).where(died).values(turn_id=None, turn_until=None))
+
+
+def _read(opened: OpenTurn) -> Answer | None:
+    """The answer so far; None where it has not begun, or cannot be read."""
+    try:
+        return opened.read() if opened.read is not None else None
+    except HeadraceError:
+        return None
 
 
 def _saved(opened: OpenTurn, answer: Answer) -> dict[str, Any]:
