@@ -12,7 +12,7 @@ from headrace.conversations import rows
 from headrace.conversations import turns as turns_module
 from headrace.conversations.database import Database
 from headrace.conversations.store import ConversationStore
-from headrace.conversations.turns import OpenTurn, Turns, free_all
+from headrace.conversations.turns import LEASE_S, OpenTurn, Turns, free_all
 from headrace.conversations.values import Answer, StoredMessage
 from headrace.errors import StreamGone
 from headrace.wire.ask import Place
@@ -123,5 +123,46 @@ def test_a_turn_whose_answer_cannot_be_read_ends(database: Database) -> None:
         found = await answer_of(database, opened)
         assert (found.message, found.status) == (PART.message, "incomplete")
         await turns.begin("t", IN_C)
+
+    asyncio.run(play())
+
+
+def test_a_lease_is_renewed_before_the_answer_begins(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns_module, "SAVE_S", 0.01)
+    now = 1000.0
+    turns = Turns(ConversationStore(database, clock=lambda: now))
+
+    async def play() -> None:
+        nonlocal now
+        opened = await turns.begin("t", IN_C)
+        number = opened.number
+        assert number is not None
+        now += LEASE_S - 1
+        async with asyncio.timeout(10):
+            while (await database.read(lambda c: rows.lease(c, number)))[1] < now + LEASE_S:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(play())
+
+
+def test_a_turn_that_lost_its_lease_is_a_branch(database: Database) -> None:
+    now = 1000.0
+    store = ConversationStore(database, clock=lambda: now)
+    turns, other = Turns(store), Turns(store)
+
+    async def play() -> None:
+        nonlocal now
+        late = await turns.begin("t", IN_C)
+        now += LEASE_S + 1
+        opened = await other.begin("t", IN_C)
+        for server, each in (other, opened), (turns, late):
+            server.keep(each, [said("Hi")], lambda: WHOLE, lambda: None)
+            await kept(each)
+            server.end(each)
+            await each.done
+        assert [each.id for each in await store.branch("t", "c")][-1] == opened.answer_id
+        assert (await answer_of(database, late)).message == WHOLE.message
 
     asyncio.run(play())

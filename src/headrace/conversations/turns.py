@@ -140,6 +140,7 @@ class Turns:
         opened.turn = await self._store.database.write(lambda c: self._enter(c, opened.turn, place))
         opened.number = opened.turn.number
         opened.renewed_at = self._store.clock()
+        self._save()  # its lease, too, which may run out before the answer begins
 
     def _enter(self, connection: Connection, turn: Turn, place: Place) -> Turn:
         """Take the lease, and read what the turn stands on."""
@@ -226,8 +227,7 @@ class Turns:
             return self._keep(connection, opened, [*chain, begun])
 
         self._do(opened, self._kept(opened, work))
-        if self._saving is None:
-            self._saving = asyncio.create_task(self._save_all())
+        self._save()
 
     async def _kept(self, opened: OpenTurn, work: Callable[[Connection], int | None]) -> None:
         opened.number = await self._store.database.write(work)
@@ -353,6 +353,10 @@ class Turns:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a turn could not be kept: %s", error)
 
+    def _save(self) -> None:
+        if self._saving is None:
+            self._saving = asyncio.create_task(self._save_all())
+
     async def _save_all(self) -> None:
         """While there are turns: what each has said since, in one transaction."""
         while True:
@@ -419,7 +423,7 @@ _TAKE = (
 )
 _MOVE = (
     update(conversations)
-    .where(conversations.c.number == bindparam("of"))
+    .where(conversations.c.number == bindparam("of"), conversations.c.turn_id == bindparam("whose"))
     .values(head_id=bindparam("head"), updated_at=bindparam("now"))
 )
 _TOUCH = (
@@ -499,11 +503,14 @@ def _withdraw(connection: Connection, turn: Turn) -> None:
 
 
 def _moved(connection: Connection, turn: Turn, number: int, head_id: str, now: float) -> bool:
-    """Whether the conversation is there still. Its head moves on, unless the turn stands aside."""
+    """Whether the conversation is there still. Its head moves on, unless the turn stands aside, or
+    has lost its lease: then it is a branch."""
     change: dict[str, Any] = {"of": number, "now": now}
-    if turn.conversation_id is None:
-        return bool(connection.execute(_TOUCH, change).rowcount)
-    return bool(connection.execute(_MOVE, change | {"head": head_id}).rowcount)
+    if turn.conversation_id is not None:
+        move = change | {"whose": turn.id, "head": head_id}
+        if connection.execute(_MOVE, move).rowcount:
+            return True
+    return bool(connection.execute(_TOUCH, change).rowcount)
 
 
 def _resume(connection: Connection, opened: OpenTurn, now: float) -> int | None:
