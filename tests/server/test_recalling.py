@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -159,6 +160,38 @@ def test_a_search_that_takes_too_long_goes_by_words() -> None:
                 assert report["retrieval"]["missing"] == ["vectors"]
         finally:
             is_free.set()
+
+    run(play)
+
+
+def test_a_search_whose_time_is_over_ends_and_stands_in_nobodys_way() -> None:
+    is_free = threading.Event()
+
+    class Stuck(FakeEmbedder):
+        num_done = 0
+
+        def embed(self, texts: Sequence[str]) -> Embedded:
+            is_free.wait(timeout=30)
+            self.num_done += 1
+            return super().embed(texts)
+
+    async def play() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        embedder = Stuck()
+        door = door_with(embedder, retrieval_timeout_s=0.2)
+        said = [{"source": {"type": "text", "text": f"{WHEEL} Day {n}."}} for n in range(100)]
+        asked = body([user("water wheel")], said, strategy="retrieval", report=True)
+        try:
+            report = answered(await answer(door, door.post(CHAT, asked)))
+            assert report["retrieval"]["missing"] == ["vectors"]
+            assert embedder.num_done == 0
+        finally:
+            is_free.set()
+        both_are_free = threading.Barrier(2, timeout=30).wait
+        memories = door.serving.memories
+        await asyncio.gather(memories.search(both_are_free), memories.search(both_are_free))
+        assert embedder.num_done == 1
+        memories.stop()
 
     run(play)
 

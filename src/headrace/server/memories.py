@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias, TypeVar
 
 from headrace.conversations.database import Database
 from headrace.conversations.memory import Memory, Scope
@@ -16,6 +17,7 @@ from headrace.conversations.memory.loose import LooseMemory
 from headrace.errors import HeadraceError
 from headrace.model.embedder import Embedder
 
+T = TypeVar("T")
 GetEmbedder: TypeAlias = Callable[[], Awaitable[Embedder | None]]
 """None where the server has none. May take long, and raise; it is asked again then."""
 
@@ -39,6 +41,8 @@ class Memories:
         self._loose_with: Embedder | None = None
         self._kept: Memory | None = None
         self._kept_with: Embedder | None = None
+        # Few, so that embedding what came with questions holds up nothing but its like.
+        self._searches = ThreadPoolExecutor(2, "headrace-loose")
 
     async def kept(self) -> Memory:
         """The memory of the conversations that are kept. Raises `DatabaseFailed`."""
@@ -46,7 +50,7 @@ class Memories:
         async with self._lock:
             embedder = self._embedder
             if self._kept is None or self._kept_with is not embedder:
-                self.stop()
+                self._let_go()
                 self._kept = await Memory.open(self._database(), embedder)
                 self._kept_with = embedder
             return self._kept
@@ -57,6 +61,10 @@ class Memories:
         if self._loose is None or self._loose_with is not self._embedder:
             self._loose, self._loose_with = LooseMemory(self._embedder), self._embedder
         return self._loose
+
+    async def search(self, work: Callable[[], T]) -> T:
+        """Do something that embeds loose texts, on a thread for such."""
+        return await asyncio.get_running_loop().run_in_executor(self._searches, work)
 
     def remember(self, scope: Scope) -> None:
         """The conversation has new messages, and questions have been asked of it before."""
@@ -69,7 +77,12 @@ class Memories:
             self._kept.tidy()
 
     def stop(self) -> None:
-        """Before the database is closed. What is not embedded yet will be the next one's."""
+        """Before the database is closed, for good."""
+        self._let_go()
+        self._searches.shutdown(wait=False, cancel_futures=True)
+
+    def _let_go(self) -> None:
+        """What is not embedded yet will be the next memory's."""
         kept, self._kept = self._kept, None
         if kept is not None:
             kept.stop()

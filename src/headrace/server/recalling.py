@@ -7,6 +7,7 @@ Next: `fitting.py`.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -145,10 +146,15 @@ class _Search:
             return Recall()
         loose = await self.memories.loose()
         search = partial(loose.recall, self.tenant, texts, self.question, self.limit)
+        stop = threading.Event()
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await asyncio.to_thread(search)
+                try:
+                    return await self.memories.search(partial(search, stop=stop))
+                finally:
+                    stop.set()
         except (TimeoutError, ModelError):
+            # Quick, and not behind those that embed.
             return await asyncio.to_thread(search, has_time=False)
 
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+
+import pytest
+
 from headrace.conversations.memory.loose import LooseMemory, LooseText
 from headrace.conversations.memory.values import Source
+from headrace.errors import ModelError
+from headrace.model.embedder import Embedded
 from headrace.testing import FakeEmbedder
 
 TEXTS = [
@@ -42,6 +49,26 @@ def test_a_text_is_embedded_once_for_each_tenant() -> None:
     assert embedder.num_calls == num_calls
     memory.recall("ben", TEXTS, "wheel", 3)
     assert embedder.num_calls > num_calls
+
+
+def test_a_search_that_is_stopped_keeps_what_it_has() -> None:
+    stop = threading.Event()
+
+    class Stopped(FakeEmbedder):
+        def embed(self, texts: Sequence[str]) -> Embedded:
+            stop.set()
+            return super().embed(texts)
+
+    embedder = Stopped()
+    memory = LooseMemory(embedder)
+    texts = [LooseText(Source("message", str(n), "user", n), f"Day {n}.") for n in range(100)]
+    with pytest.raises(ModelError):
+        memory.recall("anna", texts, "Which day?", 3, stop=stop)
+    assert embedder.num_calls == 1
+    whole = FakeEmbedder()
+    LooseMemory(whole).recall("anna", texts, "Which day?", 3)
+    assert memory.recall("anna", texts, "Which day?", 3).found
+    assert embedder.num_calls == whole.num_calls
 
 
 def test_no_texts_answer_nothing() -> None:

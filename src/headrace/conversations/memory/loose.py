@@ -18,6 +18,7 @@ from headrace.conversations.memory.fusion import by_words, distinct, fused
 from headrace.conversations.memory.splitting import split
 from headrace.conversations.memory.values import Chunk, Found, Recall, Source
 from headrace.conversations.memory.words import query_words, words_of
+from headrace.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,15 +58,18 @@ class LooseMemory:
         limit: int,
         *,
         has_time: bool = True,
+        stop: threading.Event | None = None,
     ) -> Recall:
         """The best `limit` chunks of these texts; by words alone without `has_time`. Raises
-        `ModelError`."""
+        `ModelError`, also soon after `stop` is set; what was embedded till then is kept."""
         chunks = self._chunks(texts)
         rankings = [_by_words(chunks, question)]
         if not chunks:
             return Recall()
         if self._embedder is not None and has_time:
-            rankings.append(self._by_vectors(self._embedder, tenant, chunks, question))
+            wanted = [question, *(chunk.text for chunk in chunks)]
+            vectors = self._vectors(self._embedder, tenant, wanted, stop or threading.Event())
+            rankings.append(_by_vectors(vectors[1:], vectors[0]))
         found = (Found(chunks[key], score) for key, score in fused(rankings).items())
         missing = ("vectors",) if len(rankings) == 1 else ()
         return Recall(tuple(distinct(found)[:limit]), missing)
@@ -78,16 +82,9 @@ class LooseMemory:
             for position, piece in split(one.text, most)
         ]
 
-    def _by_vectors(
-        self, embedder: Embedder, tenant: str, chunks: Sequence[Chunk], question: str
-    ) -> list[int]:
-        import numpy as np
-
-        vectors = self._vectors(embedder, tenant, [question, *(chunk.text for chunk in chunks)])
-        scores = vectors[1:] @ vectors[0]
-        return [int(index) for index in np.argsort(-scores, kind="stable")]
-
-    def _vectors(self, embedder: Embedder, tenant: str, texts: Sequence[str]) -> Vectors:
+    def _vectors(
+        self, embedder: Embedder, tenant: str, texts: Sequence[str], stop: threading.Event
+    ) -> Vectors:
         import numpy as np
 
         keys = [_key(embedder.identity, tenant, text) for text in texts]
@@ -95,11 +92,15 @@ class LooseMemory:
             known = {key: self._kept[key] for key in keys if key in self._kept}
         wanted = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         new = list(wanted.items())
-        for start in range(0, len(new), _BATCH):
-            part = new[start : start + _BATCH]
-            embedded = embedder.embed([text for _, text in part])
-            known |= zip((key for key, _ in part), embedded.vectors, strict=True)
-        self._keep(known)
+        try:
+            for start in range(0, len(new), _BATCH):
+                if stop.is_set():
+                    raise ModelError("nobody waits for these vectors any more")
+                part = new[start : start + _BATCH]
+                embedded = embedder.embed([text for _, text in part])
+                known |= zip((key for key, _ in part), embedded.vectors, strict=True)
+        finally:
+            self._keep(known)
         return np.stack([known[key] for key in keys])
 
     def _keep(self, vectors: dict[bytes, NDArray[np.float32]]) -> None:
@@ -109,6 +110,12 @@ class LooseMemory:
                 self._kept.move_to_end(key)
             while len(self._kept) > _MAX_KEPT:
                 self._kept.popitem(last=False)
+
+
+def _by_vectors(vectors: Vectors, question: NDArray[np.float32]) -> list[int]:
+    import numpy as np
+
+    return [int(index) for index in np.argsort(-(vectors @ question), kind="stable")]
 
 
 def _by_words(chunks: Sequence[Chunk], question: str) -> list[int]:
