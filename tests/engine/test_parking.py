@@ -172,6 +172,20 @@ class TestForgetting:
         house.restart()
         assert found(house.ask()) == found(house.ask("y" * 70)) == (0, 0)
 
+    def test_banks_that_wait_to_be_written_when_it_is_forgotten_are_not(self, house: House) -> None:
+        first = house.begin(conversation="talk")
+        for _ in range(100):
+            house.engine.step()
+            if any(isinstance(event, Finished) for event in first.ready()):
+                break
+        # Somebody else uses the same banks, so they stay in memory.
+        other = house.begin(PROMPT + "!", max_tokens=50)
+        house.engine.step()
+        house.engine.forget("", "talk")
+        house.engine.run_until_idle()
+        assert other.choice.usage.num_cached_tokens
+        assert house.files() == house.files(".list") == []
+
     def test_what_another_conversation_has_too_stays(self, house: House) -> None:
         house.ask(PROMPT, conversation="one")
         house.ask(PROMPT + "y" * 32, conversation="two")

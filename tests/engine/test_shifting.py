@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headrace.engine.engine import EngineConfig
 from headrace.engine.pins import LEASE_S
 from headrace.engine.request import Request
-from headrace.engine.shifting import Kept, moves, what_is_kept
+from headrace.engine.shifting import Kept, moves, num_common, what_is_kept
 from headrace.engine.stream import Generation
 from headrace.errors import GenerationFailed, InvalidRequest, ModelError
 from headrace.events import Failed
@@ -53,8 +53,23 @@ class TestWhatIsKept:
         assert kept is not None
         assert kept.end == len(SYSTEM[:-1] + KEPT + OLD)
 
+    def test_a_text_that_repeats_itself_is_not_compared_everywhere(self) -> None:
+        # Compared token by token in every place, these would be 10 to the 10.
+        kept = what_is_kept(ids("s" + "old" + "a" * 200_000), ids("s" + "a" * 200_000 + NEW), BANK)
+        assert kept == Kept(1, 3, 200_001)
+
 
 short = st.text("ab", max_size=60)
+
+
+@given(short, st.integers(0, 9), short, st.integers(0, 9))
+def test_how_much_is_common(one: str, at: int, other: str, start: int) -> None:
+    num = 0
+    for mine, theirs in zip(one[at:], other[start:], strict=False):
+        if mine != theirs:
+            break
+        num += 1
+    assert num_common(ids(one), at, ids(other), start) == num
 
 
 @given(short, st.text("ab", min_size=1, max_size=60), short, short, st.sampled_from([3, 16]))

@@ -219,6 +219,19 @@ def test_clearing_stops_what_is_computed() -> None:
     played(play, step_tokens=32)
 
 
+def test_cleared_before_anything_began_it_is_computed_ahead_later() -> None:
+    async def play(hall: Hall) -> None:
+        hall.append(STORY, **ASKED)
+        hall.socket.say({"id": "a", "type": "input.clear"})
+        await hall.door.turn(3)
+        hall.append(STORY)
+        await hall.door.turn(3)
+        assert hall.model.num_computed_tokens >= 64
+        hall.socket.say({"id": "a", "type": "cancel"})
+
+    played(play)
+
+
 @pytest.mark.parametrize("how", ["cancel", "leave"])
 def test_who_does_not_ask_after_all(how: str) -> None:
     async def play(hall: Hall) -> None:

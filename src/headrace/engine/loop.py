@@ -129,6 +129,7 @@ class EngineLoop:
     def step(self) -> None:
         """One step, for all sequences together."""
         self._watch.begin()
+        self._waits_for_banks = False
         self._obey(self._inbox.drain())
         self._keep_banks()
         plan = self._scheduler.plan()
@@ -369,7 +370,6 @@ class EngineLoop:
 
     def _compute(self, plan: Plan) -> bool:
         """Run the model; False when there is nothing to sample from."""
-        self._waits_for_banks = False
         if not plan.spans:
             self._notice_standstill(plan)
             return False

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 _BYTES = array("i").itemsize
+_MOST_PLACES = 64
+"""Where a text repeats itself, its beginning stands in many places; so many are looked at."""
 
 
 class BankMove(NamedTuple):
@@ -51,7 +54,8 @@ def what_is_kept(before: array[int], now: array[int], least: int) -> Kept | None
     start = num_common(before, 0, now, 0)
     end = 0
     gone = 0
-    for at in _places(before, now[start : start + least], start + 1):
+    places = _places(before, now[start : start + least], start + 1)
+    for at in islice(places, _MOST_PLACES):
         num_kept = num_common(before, at, now, start)
         if start + num_kept > end:
             end, gone = start + num_kept, at - start
@@ -88,12 +92,18 @@ def moves(
 
 
 def num_common(one: array[int], at: int, other: array[int], start: int) -> int:
-    """How many tokens are equal from there on."""
-    most = min(len(one) - at, len(other) - start)
-    for i in range(most):
-        if one[at + i] != other[start + i]:
-            return i
-    return most
+    """How many tokens are equal from there on. Others wait: looked for by halves, as bytes."""
+    mine, others = memoryview(one).cast("B"), memoryview(other).cast("B")
+    at, start = at * _BYTES, start * _BYTES
+    low, high = 0, min(len(mine) - at, len(others) - start) // _BYTES
+    while low < high:
+        middle = (low + high + 1) // 2
+        begin, end = low * _BYTES, middle * _BYTES
+        if mine[at + begin : at + end] == others[start + begin : start + end]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _places(tokens: array[int], part: array[int], first: int) -> Iterator[int]:

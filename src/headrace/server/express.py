@@ -48,7 +48,10 @@ class Lane:
         is_plain = transport is not None and transport.get_extra_info("sslcontext") is None
         if not is_plain or scope["http_version"] != "1.1" or transport.is_closing():
             return None
-        return cls(transport, encoder)
+        try:
+            return cls(transport, encoder)
+        except OSError:  # no descriptor is left: `send` needs none
+            return None
 
     @property
     def is_clear(self) -> bool:

@@ -166,6 +166,16 @@ def test_texts_to_tokens(tmp_path: Path) -> None:
     assert tokens.truncated == [4]
 
 
+def test_of_a_book_only_its_beginning_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer_json())
+    wordpiece = WordPiece(path, max_tokens=6, vocab_size=32)
+    words, blanks = wordpiece.encode(["a b c " * 100_000, " " * 1000 + "a"]).ids
+    assert len(words) == 6
+    assert blanks == [2, 3]
+    assert wordpiece.encode(["a b c " * 1000, " " * 1000 + "a"]).truncated == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("text", "error", "said"),
     [

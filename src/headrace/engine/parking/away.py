@@ -43,6 +43,7 @@ class _Job(NamedTuple):
     name: bytes
     used_ns: int
     """Unix time: the order in which files are deleted."""
+    owner: bytes
 
 
 class Away:
@@ -84,12 +85,12 @@ class Away:
         if len(self._queue) + len(path) > _MAX_QUEUED:
             return
         names = [self._parked.name_of(node) for node in path]
-        used_ns = time.time_ns()
+        used_ns, whose = time.time_ns(), name_of_owner(owner)
         for depth, (node, name) in enumerate(zip(path, names, strict=True)):
             if name not in self._parked and name not in self._on_way:
-                self._queue.append(_Job(node, name, used_ns - depth))
+                self._queue.append(_Job(node, name, used_ns - depth, whose))
                 self._on_way.add(name)
-        self._run(partial(self._note, name_of_owner(owner), names))
+        self._run(partial(self._note, whose, names))
 
     def step(self, now: float, *, is_busy: bool) -> None:
         """Copy out the next bank, if it is time. Costs what copying one bank costs."""
@@ -116,6 +117,8 @@ class Away:
     def write_rest(self, until: Callable[[], bool]) -> None:
         """The end: write what is left, here and now, until `until` says so."""
         while not until() and (job := self._next()) is not None:
+            if not self._files.knows(job.owner):
+                continue
             try:
                 self._files.write(job.name, self._model.export_bank(job.node.bank), job.used_ns)
             except OSError:
@@ -143,6 +146,9 @@ class Away:
             self._post(partial(self._failed, error))
 
     def _write(self, job: _Job, data: bytes) -> None:
+        if not self._files.knows(job.owner):
+            self._post(partial(self._not_wanted, job))  # forgotten meanwhile
+            return
         try:
             deleted = self._files.write(job.name, data, job.used_ns)
         except Exception as error:
@@ -158,9 +164,12 @@ class Away:
         self.num_parked += 1
         self.num_deleted += len(deleted)
 
-    def _not_written(self, job: _Job, error: Exception) -> None:
+    def _not_wanted(self, job: _Job) -> None:
         self._num_writing -= 1
         self._on_way.discard(job.name)
+
+    def _not_written(self, job: _Job, error: Exception) -> None:
+        self._not_wanted(job)
         self._failed(error)
 
     def _failed(self, error: Exception) -> None:

@@ -111,6 +111,10 @@ class BankFiles:
             # Half a name, from a machine that crashed, becomes one that nothing has.
             file.write(bytes(-file.tell() % NAME_BYTES) + new)
 
+    def knows(self, owner: bytes) -> bool:
+        """Whether anything was noted for this owner since it was last forgotten."""
+        return (self._folder / (owner.hex() + _LIST)).exists()
+
     def forget(self, owner: bytes) -> list[bytes]:
         """Delete what belongs to this owner alone; returns the names."""
         path = self._folder / (owner.hex() + _LIST)

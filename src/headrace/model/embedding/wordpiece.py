@@ -13,6 +13,9 @@ from headrace.errors import InvalidModelFile, ModelError, UnsupportedModel
 TOKENIZER = "tokenizer.json"
 
 _MAX_BYTES = 1 << 26
+_CHARS_A_TOKEN = 64
+"""Of a text no more is read than so many characters for each token that fits: a book would be cut
+to its first page all the same, after minutes."""
 
 
 class Tokens(NamedTuple):
@@ -40,6 +43,7 @@ class WordPiece:
             raise InvalidModelFile(f"{path.name}: {error}") from None
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
+        self._max_chars = _CHARS_A_TOKEN * max_tokens
         if self._tokenizer.get_vocab_size(with_added_tokens=True) > vocab_size:
             raise InvalidModelFile(
                 f"{path.name}: vocab: has {self._tokenizer.get_vocab_size():,} tokens, the model "
@@ -48,10 +52,16 @@ class WordPiece:
 
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Long texts are cut so that they fit with their markers."""
-        encodings = self._tokenizer.encode_batch_fast([_sound(text) for text in texts])
+        encodings = self._tokenizer.encode_batch_fast(
+            [_sound(text[: self._max_chars]) for text in texts]
+        )
         return Tokens(
             [encoding.ids for encoding in encodings],
-            [i for i, encoding in enumerate(encodings) if encoding.overflowing],
+            [
+                i
+                for i, encoding in enumerate(encodings)
+                if encoding.overflowing or len(texts[i]) > self._max_chars
+            ],
         )
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sys
 from array import array
 from collections.abc import Mapping
 from typing import Protocol
 
 from headrace.engine.request import Request
-from headrace.errors import HeadraceError
+from headrace.errors import ContextLengthExceeded, HeadraceError
 from headrace.events import Failed, Finished
 from headrace.model.interface import TokenIds
 from headrace.server.asking import Question, prepare
@@ -78,6 +79,8 @@ class Ahead:
             self._due_later()
             self._task = asyncio.create_task(self._follow())
             self._tasks.add(self._task)
+            # One that is cancelled before it begins runs no `finally`.
+            self._task.add_done_callback(self._ended)
 
     def turn_back(self) -> None:
         """The draft has lost its text: what is being computed belongs to it no more."""
@@ -104,16 +107,18 @@ class Ahead:
     async def _follow(self) -> None:
         try:
             await self._compute()
+        except ContextLengthExceeded:
+            self._due_at = sys.maxsize  # text only grows; `turn_back` looks again
         except HeadraceError:
             pass  # Told when it is asked: until then it may become something else.
         except Exception:
             _log.exception("a question could not be computed ahead")
             self._is_over = True
-        finally:
-            if self._task is not None:
-                self._tasks.discard(self._task)
-            self._task = None
-            self.look()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._task = None
+        self.look()
 
     async def _compute(self) -> None:
         tenant = self._caller.tenant().id
