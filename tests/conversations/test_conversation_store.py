@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from headrace.conversations import tree
 from headrace.conversations.database import Database
+from headrace.conversations.memory import rows as remembered
+from headrace.conversations.memory.tables import chunks
+from headrace.conversations.memory.values import Scope
 from headrace.conversations.store import ConversationStore, StoreConfig
 from headrace.conversations.turns import Turns
 from headrace.conversations.values import Answer, StoredMessage
@@ -319,6 +323,26 @@ def test_a_conversation_has_its_bounds(database: Database) -> None:
         with pytest.raises(ConversationTooLarge):
             await Turns(store).begin("t", Place(conversation_id=made.id))
         assert len(await store.branch("t", made.id)) == 3
+
+    asyncio.run(play())
+
+
+def test_the_memory_forgets_what_is_taken_out_of_a_message(database: Database) -> None:
+    store = ConversationStore(database)
+    answer = {"role": "assistant", "content": "a secret", "reasoning": "none"}
+    left = {"role": "assistant", "reasoning": "none"}
+
+    async def play() -> None:
+        made = await store.create("t", [{"role": "user", "content": "Hi"}, answer])
+        _, told = await store.branch("t", made.id)
+        scope = Scope("t", made.id)
+        waiting = await database.read(lambda c: remembered.untold_messages(c, scope, 9))
+        for conversation, number, text in waiting:
+            told_of = conversation, number, [(0, text)]
+            await database.write(lambda c, told_of=told_of: remembered.add_message(c, *told_of))
+        await store.remove("t", made.id, told.id, lambda gone: left)
+        kept = await database.read(lambda c: [*c.execute(select(chunks.c.text)).scalars()])
+        assert kept == ["Hi"]
 
     asyncio.run(play())
 

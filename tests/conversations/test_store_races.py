@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 from headrace.conversations import rows
 from headrace.conversations.database import Database
 from headrace.conversations.store import ConversationStore
+from headrace.conversations.strategies.values import Message
 from headrace.conversations.turns import Turns
-from headrace.conversations.values import Conversation
+from headrace.conversations.values import Conversation, StoredMessage
 from headrace.errors import ConversationBusy
 from headrace.wire.ask import Place
 
@@ -79,5 +80,28 @@ def test_one_of_two_servers_takes_a_turn(
             Turns(one).begin("t", place), Turns(other).begin("t", place), return_exceptions=True
         )
         assert sum(isinstance(each, ConversationBusy) for each in begun) == 1
+
+    asyncio.run(play())
+
+
+def test_of_two_parts_that_are_removed_at_once_neither_comes_back(
+    servers: tuple[Database, Database], meeting: threading.Barrier
+) -> None:
+    one, other = map(ConversationStore, servers)
+
+    def without(name: str) -> Callable[[StoredMessage], Message]:
+        return lambda gone: {key: value for key, value in gone.message.items() if key != name}
+
+    async def play() -> None:
+        answer = {"role": "assistant", "reasoning": "a", "content": "b", "name": "c"}
+        made = await one.create("t", [answer], conversation_id="c")
+        assert made.head_id is not None
+        meeting.reset()
+        await asyncio.gather(
+            one.remove("t", "c", made.head_id, without("content")),
+            other.remove("t", "c", made.head_id, without("reasoning")),
+        )
+        (left,) = await one.branch("t", "c")
+        assert left.message == {"role": "assistant", "name": "c"}
 
     asyncio.run(play())

@@ -397,6 +397,23 @@ def test_export_and_import(door: Door) -> None:
     run(door, play)
 
 
+def test_a_part_of_a_message_is_deleted_once(door: Door) -> None:
+    async def play() -> None:
+        told = {"role": "assistant", "reasoning": "Hm.", "content": "Yes."}
+        messages = [{"id": "m", "parent_id": None, "message": told}]
+        made = await ended(door.post(f"{CONVERSATIONS}/import", {"messages": messages}))
+        path = f"{CONVERSATIONS}/{made['id']}/items"
+        thought = (await ended(door.call("GET", path + "?order=asc")))["data"][0]
+        assert thought["type"] == "reasoning"
+        for status in (200, 404):
+            call = await ended_any(door.call("DELETE", f"{path}/{thought['id']}"))
+            assert call.status == status
+        (left,) = (await ended(door.call("GET", path)))["data"]
+        assert left["content"][0]["text"] == "Yes."
+
+    run(door, play)
+
+
 def test_deleting_stops_the_turn_and_leaves_nothing(door: Door) -> None:
     async def play() -> None:
         call = door.post(API, {"prompt": "one", "conversation_id": "c"})

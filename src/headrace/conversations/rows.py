@@ -21,6 +21,7 @@ from sqlalchemy import (
     update,
 )
 
+from headrace.conversations.memory.tables import chunks
 from headrace.conversations.tables import conversations, messages
 from headrace.conversations.values import Conversation, StoredMessage
 from headrace.errors import ConversationNotFound
@@ -212,11 +213,15 @@ def remove(connection: Connection, number: int, gone: StoredMessage) -> None:
 def replace_message(
     connection: Connection, number: int, message_id: str, said: Mapping[str, Any]
 ) -> None:
-    """Of what it said, this much stays; its tokens are not its any more."""
+    """Of what it said, this much stays; its tokens are not its any more, and what the memory has
+    of it is forgotten: it is read anew with what is said next."""
+    own = messages.c.conversation == number, messages.c.id == message_id
     connection.execute(
-        update(messages).where(messages.c.conversation == number, messages.c.id == message_id),
+        update(messages).where(*own),
         {"message": said, "text": searchable(said), "token_ids": None, "num_tokens": None},
     )
+    replaced = select(messages.c.number).where(*own)
+    connection.execute(delete(chunks).where(chunks.c.message.in_(replaced)))
 
 
 def delete_conversation(connection: Connection, number: int) -> None:

@@ -212,13 +212,17 @@ class ConversationStore:
         return await self._change(tenant, conversation_id, work)
 
     async def remove(
-        self, tenant: str, conversation_id: str, named: str, left: Message | None = None
+        self,
+        tenant: str,
+        conversation_id: str,
+        named: str,
+        left_of: Callable[[StoredMessage], Message | None] = lambda message: None,
     ) -> Conversation:
-        """Take one message out, or, with `left`, all but that much of what it said."""
+        """Take one message out, or all but what `left_of` leaves of it. Raises what that raises."""
 
         def work(connection: Connection, found: Conversation) -> Conversation:
             gone = rows.message(connection, found.number, named)
-            if left is None:
+            if (left := left_of(gone)) is None:
                 rows.remove(connection, found.number, gone)
             else:
                 rows.replace_message(connection, found.number, named, left)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from headrace.conversations import tree
 from headrace.conversations.store import ConversationStore
+from headrace.conversations.strategies.values import Message
 from headrace.conversations.values import StoredMessage
 from headrace.errors import ConversationNotFound, InvalidRequest
 from headrace.server.body import read_body
@@ -167,25 +168,20 @@ class _Handlers:
 
     @_answered
     async def item(self, request: _Asked) -> ASGIApp:
-        message, index = await self._found(request)
-        return _json(items_of(message.message, message.id, message.status)[index])
+        message_id, index = _place_of(request.item)
+        message = await request.store.message(request.tenant, request.id, message_id)
+        return _json(_item(message, index, request.item))
 
     @_answered
     async def delete_item(self, request: _Asked) -> ASGIApp:
-        message, index = await self._found(request)
-        left = left_of(message.message, index)
-        changed = await request.store.remove(request.tenant, request.id, message.id, left)
-        return _json(shown.conversation_object(changed))
+        message_id, index = _place_of(request.item)
 
-    async def _found(self, request: _Asked) -> tuple[StoredMessage, int]:
-        """The message that an item is part of. Raises `ConversationNotFound`."""
-        store = request.store
-        message_id, index = place_of_item(request.item) or (request.item, 0)
-        message = await store.message(request.tenant, request.id, message_id)
-        items = items_of(message.message, message.id, message.status)
-        if index >= len(items) or items[index]["id"] != request.item:
-            raise ConversationNotFound(f"there is no item `{request.item[:100]}` here")
-        return message, index
+        def left(message: StoredMessage) -> Message | None:
+            _item(message, index, request.item)
+            return left_of(message.message, index)
+
+        changed = await request.store.remove(request.tenant, request.id, message_id, left)
+        return _json(shown.conversation_object(changed))
 
     @_answered
     async def fork(self, request: _Asked) -> ASGIApp:
@@ -242,6 +238,19 @@ class _Handlers:
             **{name: given[name] for name in ("metadata", "title", "context") if name in given},
         )
         return _json(shown.conversation_object(made))
+
+
+def _place_of(item: str) -> tuple[str, int]:
+    """The id of the message that an item is part of, and which part."""
+    return place_of_item(item) or (item, 0)
+
+
+def _item(message: StoredMessage, index: int, named: str) -> dict[str, JSON]:
+    """Raises `ConversationNotFound` where that part of the message has another name."""
+    items = items_of(message.message, message.id, message.status)
+    if index >= len(items) or items[index]["id"] != named:
+        raise ConversationNotFound(f"there is no item `{named[:100]}` here")
+    return items[index]
 
 
 def _free(named: str | None, field: str) -> str | None:
