@@ -59,7 +59,7 @@ def test_latencies_are_held_from_above(script: Any) -> None:
 def test_every_bar_names_what_is_measured(script: Any) -> None:
     servers = script("servers")
     for bar in servers.BARS:
-        assert bar.concurrency in servers.CONCURRENCIES and bar.figure in servers.NAMES
+        assert bar.concurrency in servers.NUM_REQUESTS and bar.figure in servers.NAMES
         assert bar.beside in (None, servers.ALONE, servers.SAME, servers.Q4_0)
 
 
@@ -122,12 +122,13 @@ def test_sides_take_turns(script: Any) -> None:
 
     def side(name: str) -> Any:
         def ask(concurrency: int, num_requests: int, seed: int) -> dict[str, Any]:
-            assert num_requests >= 8
+            assert num_requests == servers.QUICK_NUM_REQUESTS[concurrency]
             asked.append((name, concurrency, seed))
             return found(1, 1, 1)
 
         return ask
 
-    rounds = servers.compare({name: side(name) for name in "ab"}, 2, lambda text: None)
+    sides = {name: side(name) for name in "ab"}
+    rounds = servers.compare(sides, 2, servers.QUICK_NUM_REQUESTS, lambda text: None)
     assert [one[0] for one in asked] == ["a", "b"] * 3 + ["b", "a"] * 3
     assert len(rounds.samples["a", 16, "total"]) == 2
