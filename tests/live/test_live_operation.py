@@ -72,7 +72,7 @@ def test_settings_of_all_places(tmp_path: Path) -> None:
         answer = groq_client(server).chat.completions.create(**{**ASKED, "model": "whatever"})
         assert answer.choices[0].message.content == "from a flag"
         served = groq_client(server).models.list().data
-        assert [model.id for model in served] == ["a", "b"]
+        assert [model.id for model in served] == ["a", "b", "all-minilm-l6-v2"]
 
 
 def test_the_file_in_the_working_directory(tmp_path: Path) -> None:
