@@ -190,6 +190,8 @@ def _run(serving: Serving) -> None:
         close_all(sockets)
         serving.registry.close()
     loading.join()
+    # The models are garbage now, which is found again at the interpreter's end.
+    gc.unfreeze()
     serving.durable.close()
     serving.memories.stop()
     serving.conversations.close()
