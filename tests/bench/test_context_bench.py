@@ -15,7 +15,7 @@ from headrace.bench.context.report import Long
 from headrace.bench.context.run import Setup
 from headrace.bench.context.talk import talk
 from headrace.commands.bench import bench
-from headrace.testing import scripted_engine
+from headrace.testing import FakeEmbedder, scripted_engine
 from headrace.wire.ask import Context
 
 
@@ -45,6 +45,21 @@ def test_full_recalls_all_and_a_window_what_is_in_it() -> None:
     assert not any(turn.is_block_drop for turn in full.turns)
 
 
+@pytest.mark.parametrize("embedder", [FakeEmbedder(), None], ids=["vectors", "words"])
+def test_retrieval_finds_what_its_window_has_let_go_of(embedder: FakeEmbedder | None) -> None:
+    said = talk(12)
+    with scripted_engine("Yes.") as engine:
+        player = Player(engine, embedder)
+        slid = asyncio.run(player.play(said, Context(strategy="sliding_window", max_tokens=600)))
+        found = asyncio.run(player.play(said, Context(strategy="retrieval", max_tokens=600, k=2)))
+    assert (slid.num_recalled, found.num_recalled) == (0, found.num_facts)
+    assert max(turn.num_prompt_tokens for turn in found.turns) <= 600
+    assert found.index_bytes > 0 and slid.index_bytes == 0
+    assert found.searched_by == (("words", "fake-embedder") if embedder else ("words",))
+    told = report.searched_by([report.row(slid), report.row(found)])
+    assert ("vectors of fake-embedder" if embedder else "by words alone") in told
+
+
 def turn(ttft_ms: float, *, tokens: int = 100, added_ms: float = 1.0, drop: bool = False) -> Any:
     return TurnPlayed(ttft_ms / 1e3, added_ms / 1e3, tokens, tokens // 2, drop)
 
@@ -58,10 +73,11 @@ def test_bars_are_held_or_missed() -> None:
         played("full", turn(10), turn(10), turn(100, tokens=900)),
         played("sliding_window", turn(12), turn(500, drop=True)),
         played("summary", turn(10, added_ms=3), recalled=2),
+        played("retrieval", turn(10, added_ms=16), recalled=4),
     ]
     found = report.bars(plays, Long(0.010, 0.020, 3000, 0.002), window=100)
-    assert [bar.is_held for bar in found] == [False, True, False, True]
-    assert [round(bar.bar, 3) for bar in found] == [17.0, 13.0, 2.0, 2]
+    assert [bar.is_held for bar in found] == [False, True, False, True, False, True]
+    assert [round(bar.bar, 3) for bar in found] == [17.0, 13.0, 2.0, 2, 15.0, 0.4]
 
 
 def test_without_a_strategy_its_bars_are_missing() -> None:

@@ -34,21 +34,40 @@ _MOST_LOOSE = 256
 
 
 async def recalled(serving: Serving, exchange: Exchange, ask: Ask) -> Recalled:
-    """What is found for a question whose strategy wants that. Raises nothing that a question
-    without a memory would not."""
-    context = serving.contexts.of(ask)
+    """What is found for a question of a server's. Raises as `found_for` does."""
+    return await found_for(
+        serving.memories,
+        serving.contexts,
+        ask,
+        exchange.tenant,
+        exchange.turn.turn if exchange.turn is not None else None,
+        timeout_s=serving.settings.retrieval_timeout_s,
+    )
+
+
+async def found_for(
+    memories: Memories,
+    contexts: Contexts,
+    ask: Ask,
+    tenant: str,
+    kept: Turn | None,
+    *,
+    timeout_s: float,
+) -> Recalled:
+    """What is found for a question whose strategy wants that. `kept`: the turn that it is. Raises
+    nothing that a question without a memory would not."""
+    context = contexts.of(ask)
     if "retrieval" not in (context.strategy, context.fallback) or ask.messages is None:
         return Recalled()
     start = time.perf_counter()
     search = _Search(
-        serving.memories,
-        exchange.tenant,
+        memories,
+        tenant,
         question_of(ask.messages),
         # Some that are shown anyway, some that do not fit.
         limit=4 * (context.k or DEFAULT_K),
-        timeout_s=serving.settings.retrieval_timeout_s,
+        timeout_s=timeout_s,
     )
-    kept = exchange.turn.turn if exchange.turn is not None else None
     named = kept.conversation_id if kept is not None else None
     places = {str(index): str(index) for index in range(len(ask.messages))}
     searches = [search.in_texts(_loose_texts(ask, with_messages=named is None))]

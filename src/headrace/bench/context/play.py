@@ -9,16 +9,20 @@ token, then the banks of its answer are computed, as generating it would have le
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from headrace.bench.context.keeping import KeptTalk, kept_talk
 from headrace.bench.context.talk import Fact, Talk
+from headrace.conversations.passages import Recalled
 from headrace.conversations.strategies import Message
 from headrace.engine.engine import Engine
 from headrace.engine.request import Request
 from headrace.events import Delta, Failed, Finished, Usage
 from headrace.model.answer import AnswerStyle
+from headrace.model.embedder import Embedder
 from headrace.server.asking import request_of
 from headrace.server.contexts import Contexts
 from headrace.server.fitting import Fit, fitted
@@ -27,7 +31,7 @@ from headrace.server.summaries import Summaries
 from headrace.settings import ServerSettings
 from headrace.wire.ask import Ask, Context
 
-SYSTEM = "You are a helpful assistant."
+_SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,10 @@ class Played:
     bank_bytes: int
     summary_s: tuple[float, ...] = ()
     """How long the summaries took, between turns."""
+    index_bytes: int = 0
+    """What is kept on disk, to be searched: the messages, their words and their vectors."""
+    searched_by: tuple[str, ...] = ()
+    """`words`, and the embedding model where there is one."""
 
 
 @dataclass
@@ -64,6 +72,8 @@ class Player:
     """One model and the parts of a server that plan prompts."""
 
     engine: Engine
+    embedder: Embedder | None = None
+    """For `retrieval`; None: it goes by words alone."""
     served: ServedModel = field(init=False)
     _num_plays: int = 0
 
@@ -86,15 +96,30 @@ class Player:
         """All turns, then a question for each fact. `step` is called after each. A tenant of its
         own, so that no play finds another's banks."""
         self._num_plays += 1
-        one = _Play(self.served, context, f"play {self._num_plays}")
-        turns = []
-        for exchange in talk.turns:
-            turns.append(await one.turn(exchange.user, exchange.assistant))
-            step()
-        recalled = [one.recalls(fact) for fact in talk.facts]
+        async with self._begun(context, f"play {self._num_plays}") as one:
+            turns = []
+            for exchange in talk.turns:
+                turns.append(await one.turn(exchange.user, exchange.assistant))
+                step()
+            recalled = [await one.recalls(fact) for fact in talk.facts]
+            return self._played(context, turns, recalled, one)
+
+    @asynccontextmanager
+    async def _begun(self, context: Context, tenant: str) -> AsyncIterator[_Play]:
+        """With a memory, where the strategy looks things up."""
+        if context.strategy != "retrieval":
+            yield _Play(self.served, context, tenant)
+            return
+        async with kept_talk(tenant, self.embedder) as kept:
+            await kept.add([_SYSTEM])
+            yield _Play(self.served, context, tenant, kept)
+
+    def _played(
+        self, context: Context, turns: Sequence[TurnPlayed], recalled: Sequence[bool], one: _Play
+    ) -> Played:
         spec = self.engine.spec
         longest = max(turn.num_prompt_tokens for turn in turns)
-        return Played(
+        played = Played(
             strategy=context.strategy or "full",
             turns=tuple(turns),
             num_recalled=sum(recalled),
@@ -103,6 +128,10 @@ class Player:
             bank_bytes=spec.bank_bytes,
             summary_s=tuple(one.summary_s),
         )
+        if one.kept is None:
+            return played
+        vectors = () if self.embedder is None else (self.embedder.name,)
+        return replace(played, index_bytes=one.kept.num_bytes, searched_by=("words", *vectors))
 
     async def compute(self, token_ids: Sequence[int], tenant: str) -> float:
         """Seconds to the first token after these."""
@@ -115,26 +144,32 @@ class Player:
 class _Play:
     """One conversation on its way."""
 
-    def __init__(self, served: ServedModel, context: Context, tenant: str) -> None:
+    def __init__(
+        self, served: ServedModel, context: Context, tenant: str, kept: KeptTalk | None = None
+    ) -> None:
+        """`kept`: where it is kept, for who looks things up."""
         settings = ServerSettings()
+        self.kept = kept
         self._served = served
         self._context = context
         self._tenant = tenant
         self._contexts = Contexts(settings)
         self._summaries = Summaries(self._contexts, ModelRegistry(model_names(settings)))
-        self._messages: list[dict[str, Any]] = [{"role": "system", "content": SYSTEM}]
+        self._messages: list[dict[str, Any]] = [_SYSTEM]
         self._num_gone = 0
         self.summary_s: list[float] = []
 
     async def turn(self, user: str, assistant: str) -> TurnPlayed:
         self._messages.append({"role": "user", "content": user})
         begun = time.perf_counter()
-        ask, fit = self._fit(self._messages)
+        ask, fit = await self._fit(self._messages)
         added_s = time.perf_counter() - begun
         usage = await _first_token(self._served.engine, self._request(ask))
         ttft_s = time.perf_counter() - begun
         await self._answer(ask, assistant)
         self._messages.append({"role": "assistant", "content": assistant})
+        if self.kept is not None:
+            await self.kept.add(self._messages[-2:])
         if fit is not None:
             fit.foresee(assistant)
         await self._summarise(fit)
@@ -146,13 +181,13 @@ class _Play:
             self._has_dropped(fit),
         )
 
-    def recalls(self, fact: Fact) -> bool:
+    async def recalls(self, fact: Fact) -> bool:
         """Whether the prompt that asks for a fact tells it."""
         asked = {"role": "user", "content": fact.question}
-        ask, _ = self._fit([*self._messages, asked])
+        ask, _ = await self._fit([*self._messages, asked])
         return any(fact.key in str(message.get("content")) for message in ask.messages or ())
 
-    def _fit(self, messages: Sequence[Message]) -> tuple[Ask, Fit | None]:
+    async def _fit(self, messages: Sequence[Message]) -> tuple[Ask, Fit | None]:
         ask = Ask(
             model="bench",
             messages=tuple(messages),
@@ -160,7 +195,8 @@ class _Play:
             temperature=0.0,
             context=replace(self._context, report=True),
         )
-        return fitted(self._contexts, self._served, ask, self._tenant)
+        found = Recalled() if self.kept is None else await self.kept.find(self._contexts, ask)
+        return fitted(self._contexts, self._served, ask, self._tenant, found)
 
     def _request(self, ask: Ask, **changes: Any) -> Request:
         plan = self._served.style.plan(ask)

@@ -10,10 +10,13 @@ from rich.table import Table
 
 from headrace.bench.context.play import Played, TurnPlayed
 from headrace.bench.figures import percentile
+from headrace.model.catalogue import DEFAULT_EMBEDDER
 
 SLIDING_RATIO = 1.3
 FULL_RATIO = 1.5
 SUMMARY_MS = 2.0
+RETRIEVAL_MS = 15.0
+FORGOTTEN_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ def row(played: Played) -> dict[str, Any]:
         "computed_tokens": sum(t.num_prompt_tokens - t.num_cached_tokens for t in turns),
         "recalled": played.num_recalled,
         "facts": played.num_facts,
+        "index_mb": round(played.index_bytes / 1e6, 2),
+        "searched_by": list(played.searched_by),
         "summaries_s": [round(seconds, 3) for seconds in played.summary_s],
         "turns": [_turn(turn) for turn in turns],
     }
@@ -90,14 +95,41 @@ def bars(plays: Sequence[Played], long: Long | None, window: int) -> list[Bar]:
         forgotten = summary.num_facts - summary.num_recalled
         most = sliding.num_facts - sliding.num_recalled - 1
         found.append(Bar(name, forgotten, most, "facts"))
+    if retrieval := by_name.get("retrieval"):
+        found += _retrieval_bars(retrieval)
     return found
 
 
+def _retrieval_bars(played: Played) -> list[Bar]:
+    added = percentile([turn.added_s for turn in played.turns], 95) * 1e3
+    forgotten = played.num_facts - played.num_recalled
+    most = FORGOTTEN_SHARE * played.num_facts
+    return [
+        Bar("retrieval: added on the critical path, p95", added, RETRIEVAL_MS, "ms"),
+        Bar("retrieval: facts forgotten", forgotten, most, "facts"),
+    ]
+
+
+def searched_by(rows: Sequence[dict[str, Any]]) -> str:
+    """What `retrieval` found things by, for people; empty where it was not played."""
+    names = next((row["searched_by"] for row in rows if row["searched_by"]), ())
+    if not names:
+        return ""
+    if len(names) > 1:
+        return f"retrieval: by words and by vectors of {names[1]}"
+    return (
+        f"retrieval: by words alone, as {DEFAULT_EMBEDDER} is not on this machine "
+        f"(headrace pull {DEFAULT_EMBEDDER})"
+    )
+
+
 def table(rows: Sequence[dict[str, Any]], window: int) -> Table:
-    shown = Table(title=f"context strategies, {window} tokens (full: all)")
+    shown = Table(
+        title=f"context strategies, {window} tokens (full: all)", caption=searched_by(rows) or None
+    )
     for title in (
-        "strategy", "longest prompt", "banks", "MB", "added p50 / p95 ms", "TTFT p50 / p95 ms",
-        "at a drop, p50 ms", "tokens computed", "facts",
+        "strategy", "longest prompt", "banks", "MB", "on disk, MB", "added p50 / p95 ms",
+        "TTFT p50 / p95 ms", "at a drop, p50 ms", "tokens computed", "facts",
     ):  # fmt: skip
         shown.add_column(title, justify="left" if title == "strategy" else "right")
     for one in rows:
@@ -107,6 +139,7 @@ def table(rows: Sequence[dict[str, Any]], window: int) -> Table:
             f"{one['max_prompt_tokens']:,}",
             f"{one['banks']}",
             f"{one['memory_mb']:.1f}",
+            f"{one['index_mb']:.1f}" if one["index_mb"] else "",
             _pair(one["added_ms"]),
             _pair(one["ttft_ms"]),
             f"{drop['p50']:.1f} ({one['num_block_drops']}x)" if drop else "",

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.bench.context.keeping import installed_embedder
 from headrace.bench.context.play import Played, Player
 from headrace.bench.context.report import Long
 from headrace.bench.context.talk import talk
 from headrace.engine.engine import Engine
 from headrace.wire.ask import Context, StrategyName
 
-STRATEGIES: tuple[StrategyName, ...] = ("full", "sliding_window", "summary")
+STRATEGIES: tuple[StrategyName, ...] = ("full", "sliding_window", "summary", "retrieval")
 _LONG_TURNS = 10
 _LONG_SENTENCES = 15
 """Of each answer, so that ten turns have about 3,000 tokens."""
@@ -40,15 +41,17 @@ class Setup:
 
 def run(setup: Setup, step: Callable[[], None]) -> tuple[list[Played], Long | None]:
     """`step` is called after each turn."""
+    embedder = installed_embedder(setup.threads) if "retrieval" in setup.strategies else None
     with Engine.load(setup.model, threads=setup.threads) as engine:
-        return asyncio.run(_run(Player(engine), setup, step))
+        return asyncio.run(_run(Player(engine, embedder), setup, step))
 
 
 async def _run(
     player: Player, setup: Setup, step: Callable[[], None]
 ) -> tuple[list[Played], Long | None]:
     # Nobody's first turn pays for what is made once.
-    await player.play(talk(2), Context(strategy="sliding_window", max_tokens=64))
+    for name in setup.strategies:
+        await player.play(talk(2), Context(strategy=name, max_tokens=256))
     said = talk(setup.num_turns)
     plays = []
     for name in setup.strategies:
