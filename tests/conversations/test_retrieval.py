@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.conversations.strategies.history import History
 from headrace.conversations.strategies.retrieval import Passage, Retrieval
 from headrace.conversations.strategies.values import Budget, Item
 
@@ -52,7 +53,7 @@ def test_every_message_has_its_part_and_passages_fit(
         if item.role != "system"
     ]
     found = data.draw(st.permutations([*documents, *earlier]))
-    plan = Retrieval(tuple(found), k).plan(history, Budget(max_tokens, 3))
+    plan = Retrieval(tuple(found), k).plan(History.of(history), Budget(max_tokens, 3))
 
     assert [*plan.kept, *plan.turn] == [item for item in history if item not in plan.dropped]
     assert plan.turn[-1] == history[-1]
@@ -75,8 +76,8 @@ def test_what_is_found_does_not_change_which_turns_stay(
     sizes: list[tuple[int, int]], documents: list[Passage], max_tokens: int
 ) -> None:
     history = history_of(sizes, 10)
-    with_passages = Retrieval(tuple(documents)).plan(history, Budget(max_tokens))
-    without = Retrieval().plan(history, Budget(max_tokens))
+    with_passages = Retrieval(tuple(documents)).plan(History.of(history), Budget(max_tokens))
+    without = Retrieval().plan(History.of(history), Budget(max_tokens))
     assert with_passages.kept == without.kept
     assert with_passages.messages()[: len(without.kept)] == without.messages()[: len(without.kept)]
 
@@ -88,7 +89,7 @@ def test_the_best_that_fit_are_told_in_order() -> None:
         passage("document", "1", 3, 30),
         passage("document", "1", 5, 30),
     )
-    plan = Retrieval(found, k=2).plan(history_of([], 0), Budget(200))
+    plan = Retrieval(found, k=2).plan(History.of(history_of([], 0)), Budget(200))
     assert [(source["id"], source["position"]) for source in plan.sources] == [("1", 3), ("2", 0)]
     assert plan.sources[0] == {
         "type": "document",
@@ -106,12 +107,12 @@ def test_a_message_on_another_branch_is_not_told() -> None:
     history = history_of([(10, 10)] * 8, 0)
     elsewhere = passage("message", "99", 0, 5, "")
     earlier = passage("message", "0", 0, 5, history[0].id)
-    plan = Retrieval((elsewhere, earlier)).plan(history, Budget(80))
+    plan = Retrieval((elsewhere, earlier)).plan(History.of(history), Budget(80))
     assert history[0] in plan.dropped
     assert [source["id"] for source in plan.sources] == ["0"]
 
 
 def test_so_many_turns_stay_as_are_asked_for() -> None:
     history = history_of([(10, 10)] * 8, 0)
-    plan = Retrieval((), keep_turns=2).plan(history, Budget(100_000))
+    plan = Retrieval((), keep_turns=2).plan(History.of(history), Budget(100_000))
     assert 4 <= len(plan.kept) <= 6

@@ -18,6 +18,7 @@ from headrace.conversations.strategies import (
     Strategy,
     Summary,
 )
+from headrace.conversations.strategies.history import History
 
 
 def item(role: str, text: str, num_tokens: int) -> Item:
@@ -62,13 +63,13 @@ any_strategy: st.SearchStrategy[Strategy] = st.one_of(st.builds(Full), windows, 
 
 def with_found(summary: Summary, history: Sequence[Item], budget: Budget, keep: int) -> Summary:
     """The same, with every `keep`-th wanted summary there."""
-    wanted = summary.wanted(history, budget)
+    wanted = summary.wanted(History.of(history), budget)
     found = {
         len(one.covered): item("system", f"summary {i}", min(9, one.max_tokens))
         for i, one in enumerate(wanted)
         if i % keep == 0
     }
-    return Summary(summary.trigger_at_ratio, found)
+    return Summary(summary.trigger_at_ratio, lambda one: found.get(len(one.covered)))
 
 
 def all_parts(plan: Plan) -> list[Item]:
@@ -81,7 +82,7 @@ def test_every_message_is_in_one_part_and_parts_keep_order(
 ) -> None:
     if isinstance(strategy, Summary):
         strategy = with_found(strategy, history, budget, keep)
-    plan = strategy.plan(history, budget)
+    plan = strategy.plan(History.of(history), budget)
     assert sorted(map(id, all_parts(plan))) == sorted(map(id, history))
     place = {id(one): index for index, one in enumerate(history)}
     for part in (plan.kept, plan.dropped, plan.summarised, plan.turn):
@@ -93,7 +94,7 @@ def test_every_message_is_in_one_part_and_parts_keep_order(
 def test_system_messages_and_the_new_turn_stay(
     history: list[Item], budget: Budget, strategy: Strategy
 ) -> None:
-    plan = strategy.plan(history, budget)
+    plan = strategy.plan(History.of(history), budget)
     shown = {one.id for one in (*plan.kept, *plan.turn)}
     assert shown >= {one.id for one in history if one.role == "system"}
     assert plan.turn
@@ -104,7 +105,7 @@ def test_system_messages_and_the_new_turn_stay(
 def test_turns_go_whole_so_that_calls_keep_their_results(
     history: list[Item], budget: Budget, strategy: Strategy
 ) -> None:
-    plan = strategy.plan(history, budget)
+    plan = strategy.plan(History.of(history), budget)
     gone = {one.id for one in (*plan.dropped, *plan.summarised)}
     others = [one for one in history if one.role != "system"]
     for before, after in pairwise(others):
@@ -116,7 +117,7 @@ def test_turns_go_whole_so_that_calls_keep_their_results(
 def test_the_budget_is_held_where_one_turn_fits(
     history: list[Item], budget: Budget, strategy: Strategy
 ) -> None:
-    plan = strategy.plan(history, budget)
+    plan = strategy.plan(History.of(history), budget)
     always = sum(one.num_tokens for one in plan.kept if one.role == "system")
     if isinstance(strategy, SlidingWindow) and strategy.keep_first:
         always += sum(one.num_tokens for one in _first_turns(history, strategy.keep_first))
@@ -141,7 +142,7 @@ def test_the_last_turns_stay_where_the_budget_holds_them(
     history: list[Item], budget: Budget, keep_turns: int
 ) -> None:
     wide = Budget(1_000_000, budget.num_fixed)
-    plan = SlidingWindow(keep_turns).plan(history, wide)
+    plan = SlidingWindow(keep_turns).plan(History.of(history), wide)
     turns = [one for one in plan.kept if one.role != "system"]
     num_kept = sum(1 for i, one in enumerate(turns) if one.role == "user" or i == 0)
     num_all = num_kept + sum(1 for i, o in enumerate(plan.dropped) if o.role == "user" or i == 0)
@@ -163,7 +164,7 @@ def _prompts(history: Sequence[Item]) -> list[int]:
 def test_a_sliding_prefix_changes_rarely(history: list[Item], max_tokens: int) -> None:
     """A change lets go of about half the window, so it must fill again before the next one."""
     budget = Budget(max_tokens)
-    plans = [SlidingWindow().plan(history[:end], budget) for end in _prompts(history)]
+    plans = [SlidingWindow().plan(History.of(history[:end]), budget) for end in _prompts(history)]
     num_changes = sum(len(a.dropped) != len(b.dropped) for a, b in pairwise(plans))
     num_system = sum(one.num_tokens for one in history if one.role == "system")
     room = max_tokens - num_system
@@ -180,8 +181,8 @@ def test_what_is_gone_stays_gone_and_replays_agree(
     """A prompt of the past is planned the same, whatever came later: by the history alone."""
     gone: set[str] = set()
     for end in _prompts(history):
-        plan = strategy.plan(history[:end], budget)
-        assert plan == strategy.plan(history[:end], budget)
+        plan = strategy.plan(History.of(history[:end]), budget)
+        assert plan == strategy.plan(History.of(history[:end]), budget)
         now = {one.id for one in plan.dropped}
         if not any(one.role == "system" for one in history[1:end]):
             assert gone <= now
@@ -192,14 +193,15 @@ def test_what_is_gone_stays_gone_and_replays_agree(
 def test_a_summary_that_is_there_stands_for_the_oldest_turns(
     history: list[Item], budget: Budget, strategy: Summary
 ) -> None:
-    wanted = strategy.wanted(history, budget)
+    wanted = strategy.wanted(History.of(history), budget)
     ready = with_found(strategy, history, budget, keep=1)
-    plan = ready.plan(history, budget)
+    plan = ready.plan(History.of(history), budget)
     assert not plan.pending
     assert not plan.dropped
     if wanted:
         assert plan.summarised == wanted[-1].covered
-        assert plan.summary is ready.found[len(wanted[-1].covered)]
+        assert plan.summary is not None
+        assert plan.summary is ready.find(wanted[-1])
     else:
         assert plan.summary is None
 
@@ -209,11 +211,11 @@ def test_blocks_to_condense_follow_one_another(
     history: list[Item], budget: Budget, strategy: Summary
 ) -> None:
     done: tuple[Item, ...] = ()
-    for one in strategy.wanted(history, budget):
+    for one in strategy.wanted(History.of(history), budget):
         done += one.block
         assert one.covered == done
-    pending = strategy.plan(history, budget).pending
-    assert pending == strategy.wanted(history, budget)
+    pending = strategy.plan(History.of(history), budget).pending
+    assert pending == strategy.wanted(History.of(history), budget)
 
 
 @given(conversations(), summaries)
@@ -221,7 +223,7 @@ def test_without_its_summary_all_stays_while_it_fits(
     history: list[Item], strategy: Summary
 ) -> None:
     budget = Budget(sum(one.num_tokens for one in history))
-    plan = strategy.plan(history, budget)
+    plan = strategy.plan(History.of(history), budget)
     assert not plan.dropped
     assert plan.num_tokens == budget.max_tokens
 
@@ -230,7 +232,7 @@ def test_without_its_summary_all_stays_while_it_fits(
 def test_what_a_late_summary_was_to_stand_for_is_left_out(
     history: list[Item], budget: Budget, strategy: Summary
 ) -> None:
-    plan = strategy.plan(history, budget)
+    plan = strategy.plan(History.of(history), budget)
     if plan.dropped:
         assert plan.dropped == plan.pending[-1].covered
         assert plan.summary is None
@@ -262,7 +264,7 @@ def test_a_summary_without_a_system_prompt_becomes_one() -> None:
 
 @pytest.mark.parametrize("strategy", [Full(), SlidingWindow(), Summary()])
 def test_a_system_prompt_alone_is_kept(strategy: Strategy) -> None:
-    plan = strategy.plan([item("system", "be kind", 3)], Budget(1))
+    plan = strategy.plan(History.of([item("system", "be kind", 3)]), Budget(1))
     assert [one.id for one in plan.kept] == ["be kind"]
     assert plan.turn == ()
 
@@ -275,5 +277,5 @@ def test_long_histories_leave_the_window_about_half_full_at_least(num_turns: int
         for index in range(num_turns)
         for role in ("user", "assistant")
     ]
-    plan = SlidingWindow().plan([*history, item("user", "new", 7)], Budget(100))
+    plan = SlidingWindow().plan(History.of([*history, item("user", "new", 7)]), Budget(100))
     assert 50 - 14 <= plan.num_tokens <= 100

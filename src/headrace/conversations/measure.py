@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from headrace.conversations.strategies.history import History
+from headrace.conversations.strategies.history import askings, turns_of
 from headrace.conversations.strategies.values import Item, Message
 from headrace.errors import HeadraceError
 
@@ -72,11 +72,13 @@ class Measure:
         self, messages: Sequence[Message], answer_ids: Mapping[int, Sequence[int]] = _NO_IDS
     ) -> list[Item]:
         """The conversation with its counts; ids are indices. Raises what the template raises."""
-        turns = History.of([Item(message, 0) for message in messages]).turns
+        turns = turns_of(_roles(messages))
         first = turns[0][0] if turns else len(messages)
         counts = self._head(messages[:first])
         for start, end in turns:
-            ids = {i - start: answer_ids[i] for i in range(start, end) if i in answer_ids}
+            ids = answer_ids and {
+                i - start: answer_ids[i] for i in range(start, end) if i in answer_ids
+            }
             counts += self._known_turn(messages[start:end], ids, is_new=end == len(messages))
         return [
             Item(message, counted, str(index))
@@ -117,7 +119,8 @@ class Measure:
         self, turn: Sequence[Message], ids: Mapping[int, Sequence[int]], *, is_new: bool
     ) -> list[int]:
         """Message by message: from one prompt that was asked in this turn to the next."""
-        ends = History.of([Item(message, 0) for message in turn]).askings(0)
+        roles = _roles(turn)
+        ends = [end for _, end in askings(roles, turns_of(roles))]
         if is_new and turn[-1].get("role") == "assistant":
             # It is gone on from: its end and the beginning of another answer are not written.
             return [*self._turn(turn[:-1], ids, is_new=True), self._content(turn[-1])]
@@ -171,7 +174,7 @@ class Measure:
     def _count(
         self, messages: Sequence[Message], ids: Mapping[int, Sequence[int]] = _NO_IDS
     ) -> int:
-        ids = {index: tokens for index, tokens in ids.items() if index < len(messages)}
+        ids = ids and {index: tokens for index, tokens in ids.items() if index < len(messages)}
         key = self._key(messages, ids, b"prompt")
         return self._counts.get(key, lambda: [len(self._prompt(messages, ids))])[0]
 
@@ -182,3 +185,7 @@ class Measure:
         if ids:
             said.append(sorted((index, list(tokens)) for index, tokens in ids.items()))
         return blake2b(orjson.dumps(said) + kind + self._scope, digest_size=16).digest()
+
+
+def _roles(messages: Sequence[Message]) -> list[str]:
+    return [str(message.get("role", "")) for message in messages]

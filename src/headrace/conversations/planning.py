@@ -15,6 +15,7 @@ from headrace.conversations.measure import Measure
 from headrace.conversations.passages import Recalled
 from headrace.conversations.strategies import (
     Budget,
+    Condense,
     Full,
     Item,
     Message,
@@ -107,19 +108,18 @@ class Planner:
         num_fixed = self.measure.fixed(head) + self.frame(head)
         budget = self.room.budget(context, num_fixed)
         name = context.strategy or "full"
-        plan = self._strategy(name, context, items, budget).plan(items, budget)
+        whole = History.of(items)
+        plan = self._strategy(name, context, head).plan(whole, budget)
         has_fallen_back = False
         if name == "full" and plan.num_tokens > budget.max_tokens:
             if context.fallback is None:
                 raise _too_long(plan, budget, self.room, context)
             name, has_fallen_back = context.fallback, True
-            plan = self._strategy(name, context, items, budget).plan(items, budget)
+            plan = self._strategy(name, context, head).plan(whole, budget)
         recalled = self.recalled if name == "retrieval" else None
         return Fitted(name, plan, budget, time.perf_counter() - start, has_fallen_back, recalled)
 
-    def _strategy(
-        self, name: StrategyName, context: Context, items: Sequence[Item], budget: Budget
-    ) -> Strategy:
+    def _strategy(self, name: StrategyName, context: Context, head: Sequence[Message]) -> Strategy:
         match name:
             case "full":
                 return Full()
@@ -132,24 +132,19 @@ class Planner:
                     )
                 return SlidingWindow(context.keep_turns, context.keep_first or 0)
             case "summary":
-                return self._summary(context, items, budget)
+                ratio = context.trigger_at_ratio or DEFAULT_RATIO
+                return Summary(ratio, lambda wanted: self._summary(wanted, head))
             case "retrieval":
                 found = self.recalled.passages(context.k, self.measure.text)
                 return Retrieval(found, context.k or DEFAULT_K, context.keep_turns)
 
-    def _summary(self, context: Context, items: Sequence[Item], budget: Budget) -> Summary:
-        wanting = Summary(context.trigger_at_ratio or DEFAULT_RATIO)
-        for wanted in reversed(wanting.wanted(items, budget)):
-            text = self.shelf.get(digest_of(wanted, self.scope))
-            if text is not None:
-                found = {len(wanted.covered): self._item(text, items)}
-                return Summary(wanting.trigger_at_ratio, found)
-        return wanting
-
-    def _item(self, text: str, items: Sequence[Item]) -> Item:
+    def _summary(self, wanted: Condense, head: Sequence[Message]) -> Item | None:
+        """The one that is wanted, if it is there."""
+        text = self.shelf.get(digest_of(wanted, self.scope))
+        if text is None:
+            return None
         message = {"role": "system", "content": summary_text(text)}
-        head = [item.message for item in items[: num_leading(items, "system")]]
-        return Item(message, self.measure.added(head, with_summary(head, message)))
+        return Item(message, self.measure.added(head, with_summary([*head], message)))
 
 
 def _too_long(plan: Plan, budget: Budget, room: Room, context: Context) -> ContextLengthExceeded:

@@ -6,11 +6,11 @@ never parted. System messages belong to no turn; they stay wherever they stand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from headrace.conversations.strategies.values import Item, num_leading
+from headrace.conversations.strategies.values import Item
 
 Span = tuple[int, int]
 """[start, end) of the history."""
@@ -28,27 +28,26 @@ class History:
     num_system: int
     """Tokens of all system messages."""
     has_system_in_turns: bool
+    asked: tuple[tuple[int, int], ...]
+    """Where the model was asked, or is: the turn, and the end of the prompt."""
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> History:
         """Time in proportion to the number of items."""
         roles = [item.role for item in items]
-        num_head = num_leading(items, "system")
-        starts = [
-            index
-            for index in range(num_head, len(items))
-            if index == num_head or roles[index] == "user"
-        ]
+        turns = turns_of(roles)
+        num_head = turns[0][0] if turns else len(items)
         costs = [
             0 if role == "system" else item.num_tokens
             for item, role in zip(items, roles, strict=True)
         ]
         return cls(
             items=tuple(items),
-            turns=tuple(zip(starts, [*starts[1:], len(items)], strict=True)) if starts else (),
+            turns=turns,
             sums=tuple(accumulate(costs, initial=0)),
             num_system=sum(item.num_tokens for item in items) - sum(costs),
             has_system_in_turns="system" in roles[num_head:],
+            asked=tuple(askings(roles, turns)),
         )
 
     @property
@@ -74,12 +73,21 @@ class History:
         stays = tuple(item for item in gone if item.role == "system")
         return self.items[:start] + stays + self.items[end : self.turns[-1][0]]
 
-    def askings(self, turn: int) -> list[int]:
-        """Where in a turn the model was asked, or is: the ends of its prompts."""
-        start, end = self.turns[turn]
-        return [
-            index
-            for index in range(start + 1, end + 1)
-            if index == len(self.items)
-            or (self.items[index].role == "assistant" and self.items[index - 1].role != "assistant")
-        ]
+
+def turns_of(roles: Sequence[str]) -> tuple[Span, ...]:
+    """Where the turns of a conversation begin and end, by its messages' roles."""
+    num = len(roles)
+    first = next((index for index, role in enumerate(roles) if role != "system"), num)
+    starts = [index for index in range(first, num) if index == first or roles[index] == "user"]
+    return tuple(zip(starts, [*starts[1:], num], strict=True)) if starts else ()
+
+
+def askings(roles: Sequence[str], turns: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Each turn in which the model was asked, or is, and the end of the prompt: where an answer
+    begins, and at the end of all."""
+    for turn, (start, end) in enumerate(turns):
+        for index in range(start + 1, end):
+            if roles[index] == "assistant" and roles[index - 1] != "assistant":
+                yield turn, index
+    if turns:
+        yield len(turns) - 1, len(roles)

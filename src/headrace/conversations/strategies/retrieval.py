@@ -7,7 +7,6 @@ new question, where they change nothing before it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +54,7 @@ class Retrieval:
     keep_turns: int | None = None
     """So many turns before the new one, and at most half as many again, as in `SlidingWindow`."""
 
-    def plan(self, history: Sequence[Item], budget: Budget) -> Plan:
-        whole = History.of(history)
+    def plan(self, whole: History, budget: Budget) -> Plan:
         room = budget.max_tokens - budget.num_fixed - whole.num_system
         window = Window(
             max_tokens=int(TURNS_RATIO * room),

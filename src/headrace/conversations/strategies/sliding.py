@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headrace.conversations.strategies.history import History
-from headrace.conversations.strategies.values import Budget, Item, Plan
+from headrace.conversations.strategies.values import Budget, Plan
 from headrace.conversations.strategies.window import LEFT_RATIO, Window
 
 
@@ -19,8 +18,7 @@ class SlidingWindow:
     keep_first: int = 0
     """So many turns at the beginning stay for ever: models lean on a text's first tokens."""
 
-    def plan(self, history: Sequence[Item], budget: Budget) -> Plan:
-        whole = History.of(history)
+    def plan(self, whole: History, budget: Budget) -> Plan:
         num_first = min(self.keep_first, max(0, len(whole.turns) - 1))
         room = budget.max_tokens - budget.num_fixed - whole.num_system
         window = Window(

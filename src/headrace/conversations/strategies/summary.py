@@ -11,8 +11,9 @@ block is left out, as a sliding window does. Either way, what follows the block 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from headrace.conversations.strategies.history import History
 from headrace.conversations.strategies.values import Budget, Condense, Item, Plan
@@ -22,29 +23,32 @@ _SHARE = 8
 """A summary may take the budget's eighth, within these bounds."""
 _LEAST_TOKENS, _MOST_TOKENS = 32, 512
 
+Find: TypeAlias = Callable[[Condense], Item | None]
+
+
+def _nothing(wanted: Condense) -> Item | None:
+    return None
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """The newest turns, and a summary of all before them."""
 
     trigger_at_ratio: float = 0.75
-    found: Mapping[int, Item] = field(default_factory=dict)
-    """Summaries that are there, by the number of messages that each stands for."""
+    find: Find = _nothing
+    """Tells a summary that is there."""
 
-    def wanted(self, history: Sequence[Item], budget: Budget) -> tuple[Condense, ...]:
+    def wanted(self, whole: History, budget: Budget) -> tuple[Condense, ...]:
         """The summaries that this conversation has come to want until now, oldest first. It can do
         with the newest one."""
-        whole = History.of(history)
         return tuple(
             self._condense(whole, budget, first, end) for first, end in self._blocks(whole, budget)
         )
 
-    def plan(self, history: Sequence[Item], budget: Budget) -> Plan:
-        whole = History.of(history)
+    def plan(self, whole: History, budget: Budget) -> Plan:
         blocks = self._blocks(whole, budget)
         wanted = blocks[-1][1] if blocks else 0
-        ready = max((e for _, e in blocks if len(whole.between(0, e)) in self.found), default=0)
-        summary = self.found.get(len(whole.between(0, ready))) if ready else None
+        ready, summary = self._newest(whole, budget, blocks)
         everything = Plan(
             kept=whole.kept(ready),
             summarised=whole.between(0, ready),
@@ -66,6 +70,15 @@ class Summary:
             num_fixed=budget.num_fixed,
             pending=everything.pending,
         )
+
+    def _newest(
+        self, whole: History, budget: Budget, blocks: Sequence[tuple[int, int]]
+    ) -> tuple[int, Item | None]:
+        """Up to which turn there is a summary, and that summary."""
+        for first, end in reversed(blocks):
+            if (summary := self.find(self._condense(whole, budget, first, end))) is not None:
+                return end, summary
+        return 0, None
 
     def _blocks(self, whole: History, budget: Budget) -> list[tuple[int, int]]:
         """[first, end) turns of each block that was to be condensed, in order."""

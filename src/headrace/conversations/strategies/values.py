@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from headrace.conversations.strategies.history import History
 
 Message: TypeAlias = Mapping[str, Any]
 """One chat message as on the wire: `{"role": "user", "content": "…"}`."""
@@ -105,8 +108,8 @@ class Plan:
 class Strategy(Protocol):
     """One way to make a prompt of a conversation."""
 
-    def plan(self, history: Sequence[Item], budget: Budget) -> Plan:
-        """`history` is the whole conversation, the new turn last. Where even the least prompt is
+    def plan(self, whole: History, budget: Budget) -> Plan:
+        """`whole` is all of the conversation, the new turn last. Where even the least prompt is
         longer than the budget, that is the plan all the same; `Plan.num_tokens` tells."""
         ...
 

@@ -37,10 +37,9 @@ class Window:
         """The first turn that stayed, each time the model was asked; the last one holds for the
         new turn. Begins where the turns before `first` are gone already."""
         start = max(first, self.num_first)
-        for turn in range(len(history.turns)):
-            for asked_at in history.askings(turn):
-                start = self._moved(history, start, turn, asked_at)
-                yield start
+        for turn, asked_at in history.asked:
+            start = self._moved(history, start, turn, asked_at)
+            yield start
 
     def start(self, history: History, first: int = 0) -> int:
         """The first turn that stays now. Never more than the new turn's index."""
@@ -64,7 +63,8 @@ class Window:
 
     def _num_tokens(self, history: History, start: int, asked_at: int) -> int:
         sums, turns = history.sums, history.turns
-        num_first = min(self.num_first, start)
-        first_tokens = sums[turns[num_first - 1][1]] if num_first else 0
         begin = turns[start][0] if start < len(turns) else asked_at
-        return first_tokens + sums[asked_at] - sums[min(begin, asked_at)]
+        num_tokens = sums[asked_at] - sums[min(begin, asked_at)]
+        if num_first := min(self.num_first, start):
+            num_tokens += sums[turns[num_first - 1][1]]
+        return num_tokens
