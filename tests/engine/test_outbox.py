@@ -181,6 +181,43 @@ def test_a_reader_that_fails_harms_no_other(caplog: pytest.LogCaptureFixture) ->
     assert all(reader.early == [delta(1, "a")] for reader in scene.readers)
 
 
+@pytest.mark.usefixtures("no_hurry")
+def test_a_reader_that_cannot_catch_up_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Eager):
+        def catch_up(self) -> None:
+            raise RuntimeError("a bug")
+
+    scene = Scene(4)
+    scene.readers[0] = Broken(scene.loop)
+    scene.step()
+    scene.readers[3].is_willing = False
+    scene.step()
+    scene.turn()
+    said = [delta(0, "a"), delta(1, "a")]
+    assert all(reader.heard == said for reader in scene.readers[1:])
+    assert "a reader failed" in caplog.text
+    scene.readers = scene.readers[1:3]
+    scene.step()
+    assert all(reader.early == [delta(2, "a")] for reader in scene.readers)
+
+
+@pytest.mark.usefixtures("no_hurry")
+def test_a_reader_that_fails_early_is_left_to_its_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """On the engine thread, where nothing may be thrown into a step."""
+
+    class Broken(Eager):
+        def receive_early(self, events: Sequence[Event]) -> bool:
+            raise RuntimeError("a bug")
+
+    scene = Scene(2)
+    scene.readers[0] = Broken(scene.loop)
+    assert scene.step() == []
+    scene.turn()
+    assert scene.readers[0].heard == [delta(0, "a")]
+    assert scene.readers[1].early + scene.readers[1].heard == [delta(0, "a")]
+    assert "a reader failed" in caplog.text
+
+
 def test_loops_that_are_gone_are_forgotten() -> None:
     outbox = Outbox()
     for _ in range(3):

@@ -113,7 +113,7 @@ class _Crossing:
         """Returns what is left for the loop."""
         late: dict[Reader, list[Event]] = {}
         for reader, events in by_reader.items():
-            if not reader.receive_early(events):
+            if not _alone(reader.receive_early, events):
                 late[reader] = events
                 continue
             if not self._served_early:
@@ -123,17 +123,21 @@ class _Crossing:
 
     def _arrive(self, early: Iterable[Reader], by_reader: Mapping[Reader, list[Event]]) -> None:
         """On the loop's thread."""
-        try:
-            for reader in early:
-                reader.catch_up()
-            _receive_all(by_reader)
-        finally:
-            self._num_arrived += 1
+        for reader in early:
+            _alone(reader.catch_up)
+        _receive_all(by_reader)
+        self._num_arrived += 1
 
 
 def _receive_all(by_reader: Mapping[Reader, list[Event]]) -> None:
     for reader, events in by_reader.items():
-        try:
-            reader.receive(events)
-        except Exception:  # which is no reason why the others should not hear theirs
-            _log.exception("a reader failed")
+        _alone(reader.receive, events)
+
+
+def _alone(act: Callable[..., bool | None], *arguments: Sequence[Event]) -> bool:
+    """What a reader says; False where it fails, which is no reason why others should not hear."""
+    try:
+        return bool(act(*arguments))
+    except Exception:
+        _log.exception("a reader failed")
+        return False
