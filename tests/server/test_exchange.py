@@ -10,6 +10,7 @@ import pytest
 
 from headrace.observe.observer import Fact, RequestEnded
 from headrace.server.exchange import Exchanges, exchange_of
+from headrace.server.express import EXTENSION
 from headrace.testing import ManualEngine
 from headrace.testing.asgi import Call
 from support.asgi import CHAT, COMPLETIONS, Door, engine_saying, frames, run, settle
@@ -226,6 +227,28 @@ def test_each_request_is_one_fact_whatever_happens() -> None:
             await Call(exchanges, "GET", path).ended()
         statuses = [fact.status for fact in heard.facts if isinstance(fact, RequestEnded)]
         assert statuses == [500, 500, 499, 202]
+
+    run(play)
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_what_ends_when_its_client_has_gone_was_not_heard(is_gone: bool) -> None:
+    """Also where the answer's end comes before anybody was told that the client went."""
+
+    class Transport:
+        def is_closing(self) -> bool:
+            return is_gone
+
+    async def play() -> None:
+        heard = Facts()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"x"})
+
+        await Call(Exchanges(app, heard), "GET", "/", extensions={EXTENSION: Transport()}).ended()
+        (fact,) = heard.facts
+        assert isinstance(fact, RequestEnded) and fact.status == (499 if is_gone else 200)
 
     run(play)
 

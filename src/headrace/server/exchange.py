@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from headrace.errors import Forbidden, HeadraceError
 from headrace.events import Delta, Usage
 from headrace.observe.observer import Observer, RequestEnded
+from headrace.server.express import EXTENSION
 from headrace.wire.ask import JSON
 from headrace.wire.ids import request_id
 
@@ -149,7 +150,8 @@ class Exchanges:
                 exchange.status = message["status"]
                 message["headers"] = [*message["headers"], *_headers(exchange)]
             elif not message.get("more_body", False):
-                is_whole = True
+                # Who has gone is mostly known here before whoever watches for it is woken.
+                is_whole = not _is_gone(scope)
             await send(message)
 
         try:
@@ -187,6 +189,12 @@ class Exchanges:
         finally:
             if exchange.status != _SWITCHED:
                 self._observer.observe(exchange.fact())
+
+
+def _is_gone(scope: Scope) -> bool:
+    """Nobody is at the other end of the connection, where the server shows it."""
+    transport = scope.get("extensions", {}).get(EXTENSION)
+    return transport is not None and transport.is_closing()
 
 
 def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
