@@ -25,6 +25,10 @@ CHAT = "/openai/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
 
+_ANSWER_S = 30.0
+"""For an answer that must come; only failures take it."""
+_LOOK_S = 0.001
+
 
 def engine_saying(text: str, *, max_running: int = 32, **config: Any) -> ManualEngine:
     """An engine to step by hand, whose answers are `text`, a token a byte."""
@@ -103,13 +107,21 @@ class Door:
             await settle()
 
     async def answer(self, call: Call) -> Call:
-        """Step until the call has ended."""
-        for _ in range(2000):
-            await settle()
-            if call.has_ended:
-                break
-            self._step()
-        return await asyncio.wait_for(call.ended(), 30)
+        """Step until the call has ended, however long it waits for other threads meanwhile."""
+        async with asyncio.timeout(_ANSWER_S):
+            while True:
+                await settle()
+                if call.has_ended:
+                    return await call.ended()
+                self._step()
+                if not self._has_steps:
+                    await asyncio.sleep(_LOOK_S)
+
+    @property
+    def _has_steps(self) -> bool:
+        """Something goes on only when it is stepped."""
+        is_manual = isinstance(self.engine, ManualEngine)
+        return is_manual and self.engine.stats().num_pending_requests > 0
 
     def _step(self) -> None:
         # A threaded engine steps by itself.
