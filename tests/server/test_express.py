@@ -6,9 +6,10 @@ First one thread plays both sides, in any order, over a real pair of sockets; th
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -255,6 +256,38 @@ def test_tokens_are_with_the_client_before_the_loop_has_turned(loop: str) -> Non
         assert streamed_text(await stage.finish()) == "(0)(1)(2)(3)"
         assert fold(stage.pump.log)[0].text == "(0)(1)(2)(3)"
         assert (stage.script.num_early, stage.num_ends) == (3, 1)
+        await stage.close()
+
+    play(act, loop)
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """As for a process that has opened all the files it may; those that are open stay so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_without_a_descriptor_left_tokens_go_by_the_loop(loop: str) -> None:
+    class Starved(Stage):
+        def write(self) -> None:
+            with no_descriptors():
+                super().write()
+
+    async def act() -> None:
+        stage = Starved()
+        await stage.begin()
+        stage.script.step([STARTED])
+        for _ in range(3):
+            await turns(8)
+            assert not stage.script.step([stage.script.delta()])
+        stage.script.step([FINISHED])
+        assert streamed_text(await stage.finish()) == "(0)(1)(2)"
         await stage.close()
 
     play(act, loop)

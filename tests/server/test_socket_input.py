@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from headrace.engine.engine import EngineConfig
 from headrace.engine.scheduler import SchedulerConfig
 from headrace.server.keys import KeyStore
+from headrace.server.socket import ahead
 from headrace.testing import END_ID, FakeModel, ManualEngine, saying
 from support.asgi import CHAT, Door, run, settle, streamed_text
 from support.sockets import SocketCall, is_last, text_of
@@ -228,6 +229,37 @@ def test_cleared_before_anything_began_it_is_computed_ahead_later() -> None:
         await hall.door.turn(3)
         assert hall.model.num_computed_tokens >= 64
         hall.socket.say({"id": "a", "type": "cancel"})
+
+    played(play)
+
+
+def test_what_will_never_fit_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+    preparing = ahead.prepare
+
+    async def prepare(serving: Any, exchange: Any, asks: Any) -> Any:
+        looked_at.append(len(asks[0].messages[-1]["content"]))
+        return await preparing(serving, exchange, asks)
+
+    monkeypatch.setattr(ahead, "prepare", prepare)
+
+    async def play(hall: Hall) -> None:
+        hall.append(STORY * 4, **ASKED)
+        await hall.door.turn()
+        assert looked_at == [len(STORY) * 4]
+        for piece in pieces(STORY, 20):
+            hall.append(piece)
+            await hall.door.turn()
+        assert looked_at == [len(STORY) * 4]
+        hall.socket.say({"id": "a", "type": "input.clear"})
+        hall.append(STORY)
+        await hall.door.turn(2)
+        assert hall.model.num_computed_tokens >= 64
+        hall.append(STORY * 4)
+        hall.commit()
+        await hall.done("a")
+        (refused,) = hall.socket.of("a")
+        assert refused["error"]["status_code"] == 400
 
     played(play)
 
