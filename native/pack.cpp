@@ -83,6 +83,20 @@ void scale_and_minimum(const uint8_t packed[12], int j, uint8_t& scale, uint8_t&
   }
 }
 
+// Block j's scale and minimum, bytes that stand behind its quants.
+void put_scales(const uint8_t* block, int j, uint8_t* scales, int lane) {
+  uint8_t scale, minimum;
+  scale_and_minimum(block + 4, j, scale, minimum);
+  scales[lane] = scale;
+  scales[kByteScales + lane] = minimum;
+}
+
+// What the scales and the minima of all eight blocks are multiplied with.
+void put_factors(const uint8_t* block, uint8_t* factors, int lane) {
+  put_half(factors, lane, read_half(block));
+  put_half(factors + kHalves, lane, read_half(block + 2));
+}
+
 void pack_simple(Format format, const uint8_t* block, uint8_t* record, int lane) {
   uint8_t values[32];
   switch (format) {
@@ -117,38 +131,32 @@ void pack_q4_k(const uint8_t* block, uint8_t* record, int lane) {
   for (int j = 0; j < 8; ++j) {
     const uint8_t* source = block + 16 + 32 * (j / 2);
     const int shift = 4 * (j % 2);
-    uint8_t nibbles[16], scale, minimum;
+    uint8_t nibbles[16];
     for (int k = 0; k < 16; ++k) {
       nibbles[k] =
           static_cast<uint8_t>(((source[k] >> shift) & 15) | ((source[k + 16] >> shift) & 15) << 4);
     }
     uint8_t* at = record + j * kBlockQ4K;
     put_nibbles(at, lane, nibbles);
-    scale_and_minimum(block + 4, j, scale, minimum);
-    at[kNibbleQuants + lane] = scale;
-    at[kNibbleQuants + kByteScales + lane] = minimum;
+    put_scales(block, j, at + kNibbleQuants, lane);
   }
-  put_half(record + 8 * kBlockQ4K, lane, read_half(block));
-  put_half(record + 8 * kBlockQ4K + kHalves, lane, read_half(block + 2));
+  put_factors(block, record + 8 * kBlockQ4K, lane);
 }
 
 void pack_q5_k(const uint8_t* block, uint8_t* record, int lane) {
   for (int j = 0; j < 8; ++j) {
     const uint8_t* source = block + 48 + 32 * (j / 2);
     const int shift = 4 * (j % 2);
-    uint8_t values[32], scale, minimum;
+    uint8_t values[32];
     for (int k = 0; k < 32; ++k) {
       values[k] =
           static_cast<uint8_t>(((source[k] >> shift) & 15) | ((block[16 + k] >> j) & 1) << 4);
     }
     uint8_t* at = record + j * kBlockQ5K;
     put_bytes(at, lane, values);
-    scale_and_minimum(block + 4, j, scale, minimum);
-    at[kByteQuants + lane] = scale;
-    at[kByteQuants + kByteScales + lane] = minimum;
+    put_scales(block, j, at + kByteQuants, lane);
   }
-  put_half(record + 8 * kBlockQ5K, lane, read_half(block));
-  put_half(record + 8 * kBlockQ5K + kHalves, lane, read_half(block + 2));
+  put_factors(block, record + 8 * kBlockQ5K, lane);
 }
 
 // The file keeps 128 inputs as 64 bytes of nibbles (inputs l and l + 64) and 32 of high bits.
@@ -207,6 +215,13 @@ struct BlockScales {
   int zero;
 };
 
+// As `put_scales` and `put_factors` have put them.
+BlockScales read_scales(const uint8_t* scales, const uint8_t* factors, int lane) {
+  const float d = half_at(factors, lane) * static_cast<float>(scales[lane]);
+  const float step = half_at(factors + kHalves, lane);
+  return {{d, d}, -(step * static_cast<float>(scales[kByteScales + lane])), 0};
+}
+
 BlockScales read_block(Format format, const uint8_t* record, int j, int lane, uint8_t values[32]) {
   switch (format) {
     case Format::kQ4_0: {
@@ -221,19 +236,13 @@ BlockScales read_block(Format format, const uint8_t* record, int j, int lane, ui
     }
     case Format::kQ4_K: {
       const uint8_t* at = record + j * kBlockQ4K;
-      const uint8_t* factors = record + 8 * kBlockQ4K;
       get_nibbles(at, lane, values);
-      const float d = half_at(factors, lane) * static_cast<float>(at[kNibbleQuants + lane]);
-      const float step = half_at(factors + kHalves, lane);
-      return {{d, d}, -(step * static_cast<float>(at[kNibbleQuants + kByteScales + lane])), 0};
+      return read_scales(at + kNibbleQuants, record + 8 * kBlockQ4K, lane);
     }
     case Format::kQ5_K: {
       const uint8_t* at = record + j * kBlockQ5K;
-      const uint8_t* factors = record + 8 * kBlockQ5K;
       get_bytes(at, lane, values);
-      const float d = half_at(factors, lane) * static_cast<float>(at[kByteQuants + lane]);
-      const float step = half_at(factors + kHalves, lane);
-      return {{d, d}, -(step * static_cast<float>(at[kByteQuants + kByteScales + lane])), 0};
+      return read_scales(at + kByteQuants, record + 8 * kBlockQ5K, lane);
     }
     case Format::kQ6_K: {
       const uint8_t* at = record + j * kBlockQ6K;
