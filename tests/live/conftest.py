@@ -23,9 +23,17 @@ LIMITS = {
 
 
 @pytest.fixture(scope="session")
-def real(default_model_path: Path) -> Iterator[Server]:
+def real_home(default_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of this process's own, with the models that all share."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "models").symlink_to(default_model_path.parent, target_is_directory=True)
+    return home
+
+
+@pytest.fixture(scope="session")
+def real(real_home: Path) -> Iterator[Server]:
     """`headrace serve`, as it is without a single flag."""
-    with running_server(home=default_model_path.parents[1]) as server:
+    with running_server(home=real_home) as server:
         yield server
 
 

@@ -69,12 +69,11 @@ def test_streaming_begins_before_the_answer_is_whole(at_real: Server) -> None:
     stream.close()
 
 
-def test_retry_with_backoff(default_model_path: Path, tmp_path: Path) -> None:
+def test_retry_with_backoff(real_home: Path, tmp_path: Path) -> None:
     """It sleeps for 0.5 and 1 s; one request in 1.2 s is admitted."""
     limits = tmp_path / "limits.toml"
     limits.write_text(f'[models."{MODEL}"]\nrpm = 50\n')
-    home = default_model_path.parents[1]
-    with running_server("--limits", str(limits), home=home) as server:
+    with running_server("--limits", str(limits), home=real_home) as server:
         completions = groq_client(server).chat.completions
         statuses: list[int] = []
 
