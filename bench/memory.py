@@ -27,10 +27,11 @@ from sqlalchemy import Connection, insert, select
 
 from headrace.bench.figures import percentile
 from headrace.conversations.database import Database
-from headrace.conversations.memory import Memory, Scope, rows
+from headrace.conversations.memory import rows
 from headrace.conversations.memory.matrix import ByteMatrix
-from headrace.conversations.memory.memory import vectors_in
+from headrace.conversations.memory.memory import Memory, vectors_in
 from headrace.conversations.memory.tables import chunks
+from headrace.conversations.memory.values import Scope
 from headrace.conversations.memory.vectors import Place
 from headrace.conversations.tables import conversations
 from headrace.settings import DEFAULT_EMBEDDING_MODEL

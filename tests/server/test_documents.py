@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from headrace.conversations.memory import Scope
+from headrace.conversations.memory.values import Scope
 from headrace.server.keys import KeyStore
 from headrace.server.memories import Memories
 from headrace.testing import END_ID, FakeEmbedder, FakeModel, ManualEngine, saying
@@ -38,7 +38,7 @@ def doors(tmp_path: Path, keys: KeyStore | None = None) -> Iterator[Door]:
     model = FakeModel(rule=saying([*b"Yes."], END_ID), context_length=4096)
     door = Door(ManualEngine(model), database_url=f"sqlite:///{tmp_path}/c.db", keys=keys)
     serving = door.serving
-    serving.memories = Memories(lambda: serving.conversations.store.database, embedder)
+    serving.memories = Memories(serving.database, embedder)
     yield door
     serving.memories.stop()
     serving.conversations.close()
@@ -228,7 +228,7 @@ def test_an_embedder_that_comes_while_a_document_is_read_is_used(tmp_path: Path)
     async def get() -> FakeEmbedder | None:
         return loaded[0] if loaded else None
 
-    serving.memories = Memories(lambda: serving.conversations.store.database, get)
+    serving.memories = Memories(serving.database, get)
 
     async def play() -> None:
         await make(door)

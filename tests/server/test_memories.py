@@ -34,7 +34,10 @@ def test_both_memories_hear_of_the_embedder(database: Database, first: str) -> N
         return loaded[0] if loaded else None
 
     async def play() -> None:
-        memories = Memories(lambda: database, get)
+        async def there() -> Database:
+            return database
+
+        memories = Memories(there, get)
 
         async def kept() -> bool:
             return (await memories.kept()).has_vectors
@@ -64,7 +67,7 @@ def test_questions_wait_for_the_embedder_side_by_side() -> None:
             await is_loaded.wait()
             return FakeEmbedder()
 
-        def none() -> Database:
+        async def none() -> Database:
             raise DatabaseFailed("none")
 
         memories = Memories(none, get)

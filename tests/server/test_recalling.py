@@ -27,7 +27,7 @@ DOCUMENTS = [
 ]
 
 
-def _none() -> Database:
+async def _none() -> Database:
     raise DatabaseFailed("none")
 
 

@@ -114,14 +114,14 @@ def serve(config: Path | None, check: bool, no_aliases: bool, **given: Any) -> N
     """
     try:
         settings = server_settings(_flags(given, no_aliases), config=config)
-        serving, problems = _prepared(settings)
+        serving = _prepared(settings)
     except (SettingsError, InvalidRequest) as error:
         raise _WrongSettings(error.message) from error
     if check:
-        _tell_check(serving, problems)
+        _tell_check(serving)
         return
-    if problems:
-        raise problems[0]
+    for problem in _problems(serving, of_all=False):
+        raise problem
     _run(serving)
 
 
@@ -135,24 +135,31 @@ def _flags(given: dict[str, Any], no_aliases: bool) -> dict[str, Any]:
     return flags
 
 
-def _prepared(settings: ServerSettings) -> tuple[Serving, list[HeadraceError]]:
-    """The server's parts, with nothing loaded, and what is wrong with its models. Raises
-    `SettingsError` and `InvalidRequest` for all else that can be wrong."""
+def _prepared(settings: ServerSettings) -> Serving:
+    """The server's parts, with nothing loaded. Raises `SettingsError` and `InvalidRequest` for all
+    that can be wrong but the models."""
     from headrace.server.access import check_binding
-    from headrace.server.embedders import check_embedder
-    from headrace.server.models import check_models
     from headrace.server.serving import Serving
 
     serving = Serving(settings)
     check_binding(settings.host, not serving.access.is_open, settings.insecure)
-    problems: list[HeadraceError] = []
-    if settings.engine != "fake":
-        problems += check_models(serving.registry.names)
-        problems += check_embedder(serving.embedders.names)
-    return serving, problems
+    return serving
 
 
-def _tell_check(serving: Serving, problems: list[HeadraceError]) -> None:
+def _problems(serving: Serving, *, of_all: bool) -> list[HeadraceError]:
+    """What is wrong with the models; with those that are loaded at once, which says it too, only
+    where `of_all`."""
+    from headrace.server.embedders import check_embedder
+    from headrace.server.models import check_models
+
+    if serving.settings.engine == "fake":
+        return []
+    problems = check_models(serving.registry.names) if of_all else []
+    return problems + check_embedder(serving.embedders.names)
+
+
+def _tell_check(serving: Serving) -> None:
+    problems = _problems(serving, of_all=True)
     for problem in problems:
         click.echo(f"headrace: {problem.message}", err=True)
     if problems:
@@ -176,6 +183,7 @@ def _run(serving: Serving) -> None:
         _fetch_missing(serving)
         configure(_log_format(settings.log_format), settings.log_level)
         serving.open_streams()
+        serving.conversations.expect()
         loading = _Loading(serving)
         loading.start()
         runner = _runner(serving, Runner)
@@ -225,14 +233,15 @@ def _log_format(named: str) -> Any:
 
 def _fetch_missing(serving: Serving) -> None:
     """Bring models that are not here yet, with a progress bar."""
-    from headrace.commands.progress import showing
-    from headrace.model import pull
     from headrace.server.models import is_missing
 
     if serving.settings.engine == "fake":
         return
     for model_id, named in serving.registry.names.sources.items():
         if is_missing(named):
+            from headrace.commands.progress import showing
+            from headrace.model import pull
+
             with showing(model_id) as report:
                 pull.ensure(named, report)
 
@@ -264,22 +273,34 @@ class _Loading(threading.Thread):
     def run(self) -> None:
         from headrace.server.reviving import made_ready, revive
 
+        serving = self._serving
+        is_database_named = serving.settings.database is not None
         try:
-            self._serving.open_conversations()
-            self._serving.load()
-            revivals = made_ready(self._serving)
+            if is_database_named:  # without it, nothing is served
+                serving.open_conversations()
+            serving.load()
+            self._tell_ready()
+            if not is_database_named:
+                serving.open_conversations()
+            self._soon(revive, serving, made_ready(serving))
+            self._soon(serving.conversations.tend)
+            serving.warm_up()
         except BaseException as error:
             self._fail(error)
             return
         # Models and modules stay: looking through them for garbage took tens of milliseconds.
         gc.freeze()
+
+    def _tell_ready(self) -> None:
         seconds = time.perf_counter() - self._began_at
         self._may_tell.wait()
+        click.echo(f"Ready after {seconds:.1f} s. Ctrl-C stops it.")
+
+    def _soon(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do that on the server's loop."""
         if self._loop is not None:
             with suppress(RuntimeError):  # it has ended
-                self._loop.call_soon_threadsafe(revive, self._serving, revivals)
-                self._loop.call_soon_threadsafe(self._serving.conversations.tend)
-        click.echo(f"Ready after {seconds:.1f} s. Ctrl-C stops it.")
+                self._loop.call_soon_threadsafe(work, *arguments)
 
     def _fail(self, error: BaseException) -> None:
         if self._serving.is_draining:

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from headrace.conversations.database import Database
-from headrace.conversations.store import ConversationStore, StoreConfig
-from headrace.conversations.turns import Turns, free_all
 from headrace.errors import DatabaseFailed, HeadraceError
 
+if TYPE_CHECKING:
+    from headrace.conversations.store import ConversationStore
+    from headrace.conversations.turns import Turns
+    from headrace.conversations.values import StoreConfig
+
+PATIENCE_S = 3.0
+"""How long a request waits for a database that is being opened."""
 EXPIRE_S = 600.0
 """How often what is too old is deleted."""
 
@@ -27,14 +34,41 @@ class Conversations:
         self._store: ConversationStore | None = None
         self._turns: Turns | None = None
         self._tending: asyncio.Task[None] | None = None
+        self._opening: Future[None] | None = None
+
+    def expect(self) -> None:
+        """It will be opened soon: requests wait for that."""
+        self._opening = Future()
 
     def open(self, url: str | None, *, is_synced: bool = False) -> None:
         """Raises as `Database.open` does."""
+        try:
+            self._open(url, is_synced)
+        finally:
+            if self._opening is not None:
+                self._opening.set_result(None)
+
+    def _open(self, url: str | None, is_synced: bool) -> None:
+        # These take half a second to import, the memory's among them, which are needed later on the
+        # event loop.
+        from headrace.conversations.database import Database
+        from headrace.conversations.memory import memory  # noqa: F401
+        from headrace.conversations.store import ConversationStore
+        from headrace.conversations.turns import Turns, free_all
+
         database = Database.open(url, is_synced=is_synced)
         self._store = ConversationStore(database, self._config)
         self._turns = Turns(self._store)
         if database.is_alone:
             database.write_now(free_all)
+
+    async def opened(self) -> None:
+        """Returns when it is open, cannot be opened, or is not expected to be; or in any case after
+        a while."""
+        if self._opening is not None and not self._opening.done():
+            opening = asyncio.shield(asyncio.wrap_future(self._opening))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(opening, PATIENCE_S)
 
     @property
     def is_open(self) -> bool:

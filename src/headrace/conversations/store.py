@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select, tuple_
@@ -25,6 +25,7 @@ from headrace.conversations.values import (
     Conversation,
     Data,
     Hit,
+    StoreConfig,
     StoredMessage,
 )
 from headrace.errors import ConversationBusy, ConversationTooLarge, InvalidRequest
@@ -41,16 +42,6 @@ _NUM_EXPIRED = 200
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class StoreConfig:
-    """How much, and how long."""
-
-    max_messages: int = 10_000
-    """Of one conversation, all branches together."""
-    ttl_s: float | None = None
-    """How long a conversation is kept after its last use; None: until it is deleted."""
 
 
 class ConversationStore:

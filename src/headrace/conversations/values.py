@@ -15,6 +15,16 @@ Data: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """How much, and how long."""
+
+    max_messages: int = 10_000
+    """Of one conversation, all branches together."""
+    ttl_s: float | None = None
+    """How long a conversation is kept after its last use; None: until it is deleted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
     """One tenant's, under the tenant's own id."""
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal, TypeAlias
-
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from headrace.observe.observer import Fact, LimitHit, RequestEnded
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
 
 LogFormat: TypeAlias = Literal["json", "pretty"]
 
@@ -35,6 +37,21 @@ class _OurHandler(logging.StreamHandler[Any]):
     """Known by its class, so that configuring again replaces it."""
 
 
+class _Lazy(logging.Formatter):
+    """One that is made with the first line: what it needs takes a tenth of a second to import."""
+
+    def __init__(self, make: Callable[[], logging.Formatter]) -> None:
+        super().__init__()
+        self._make = make
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.made.format(record)
+
+    @cached_property
+    def made(self) -> logging.Formatter:
+        return self._make()
+
+
 def configure(log_format: LogFormat, level: str = "info") -> None:
     """Write what `headrace.*` logs to stderr, one line a record; any number of times.
 
@@ -47,13 +64,22 @@ def configure(log_format: LogFormat, level: str = "info") -> None:
     for handler in [old for old in logger.handlers if isinstance(old, _OurHandler)]:
         logger.removeHandler(handler)
     handler = _OurHandler(sys.stderr)
-    handler.setFormatter(formatter(log_format, has_colours=sys.stderr.isatty()))
+    handler.setFormatter(_Lazy(lambda: formatter(log_format, has_colours=sys.stderr.isatty())))
     logger.addHandler(handler)
     logger.propagate = False
 
 
+def warm_up() -> None:
+    """Any thread: make what the first line needs, so that no request waits for it."""
+    for handler in logging.getLogger(ROOT).handlers:
+        if isinstance(handler.formatter, _Lazy):
+            _ = handler.formatter.made
+
+
 def formatter(log_format: LogFormat, *, has_colours: bool = False) -> logging.Formatter:
     """How one record becomes one line."""
+    import structlog
+
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -71,6 +97,8 @@ def formatter(log_format: LogFormat, *, has_colours: bool = False) -> logging.Fo
 
 
 def _renderers(log_format: LogFormat, has_colours: bool) -> list[Processor]:
+    import structlog
+
     if log_format == "json":
         return [
             structlog.processors.format_exc_info,

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from headrace.conversations import tree
-from headrace.conversations.store import ConversationStore
 from headrace.conversations.strategies.values import Message
 from headrace.conversations.values import StoredMessage
 from headrace.errors import ConversationNotFound, InvalidRequest
@@ -33,6 +32,9 @@ from headrace.wire.ids import place_of_item
 from headrace.wire.items import items_of, left_of
 from headrace.wire.json_bytes import body
 from headrace.wire.place_fields import check_path
+
+if TYPE_CHECKING:
+    from headrace.conversations.store import ConversationStore
 
 Handler: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
 Route: TypeAlias = tuple[str, str, Handler]
@@ -70,6 +72,7 @@ def _answered(work: Callable[[_Handlers, _Asked], Awaitable[ASGIApp]]) -> Any:
         tenant = self.serving.access.authenticate(request.scope["headers"]).id
         exchange_of(request.scope).tenant = tenant
         check_path(request.path_params)
+        await self.serving.conversations.opened()
         if (named := request.path_params.get("id")) is not None:
             await self.serving.conversations.turns.settled(tenant, named)
         return await work(self, _Asked(self.serving, request, tenant))

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headrace.conversations.prompt import answer_ids, new_messages, prompt_messages
 from headrace.conversations.said import Said
-from headrace.conversations.turns import OpenTurn
 from headrace.server import asking
 from headrace.server.asking import Question
 from headrace.server.exchange import Exchange
@@ -23,6 +22,9 @@ from headrace.server.serving import Serving
 from headrace.streams.pump import Pump, Record
 from headrace.wire.ask import Ask, Context, Place
 from headrace.wire.context_field import parse_context
+
+if TYPE_CHECKING:
+    from headrace.conversations.turns import OpenTurn
 
 RESPONSE = "resp_"
 """How the ids of answers begin that may be named later."""
@@ -36,6 +38,8 @@ async def start(
 ) -> Pump:
     """As `asking.start`, for turns as well. Raises also what refuses the turn."""
     place = asks[0].place
+    if place is not None:
+        await serving.conversations.opened()
     if place is None or not _is_kept(serving, place):
         return await asking.start(serving, exchange, asks, record)
     turns = serving.conversations.turns

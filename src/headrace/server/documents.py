@@ -6,14 +6,13 @@ In: a request. Out: an object or a list. Thread: the event loop. Next: `conversa
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from headrace.conversations.memory import Memory, Scope
-from headrace.conversations.memory.rows import StoredDocument
+from headrace.conversations.memory.values import Scope
 from headrace.server.body import read_body
 from headrace.server.exchange import exchange_of
 from headrace.server.serving import Serving
@@ -22,6 +21,10 @@ from headrace.wire.body import parse_body
 from headrace.wire.documents import parse_document
 from headrace.wire.json_bytes import body
 from headrace.wire.place_fields import check_path
+
+if TYPE_CHECKING:
+    from headrace.conversations.memory.memory import Memory
+    from headrace.conversations.memory.rows import StoredDocument
 
 Handler: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
 Route: TypeAlias = tuple[str, str, Handler]

@@ -9,15 +9,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from headrace.conversations.database import Database
-from headrace.conversations.memory import Memory, Scope
 from headrace.conversations.memory.loose import LooseMemory
+from headrace.conversations.memory.values import Scope
 from headrace.errors import HeadraceError
 from headrace.model.embedder import Embedder
 
+if TYPE_CHECKING:
+    from headrace.conversations.database import Database
+    from headrace.conversations.memory.memory import Memory
+
 T = TypeVar("T")
+GetDatabase: TypeAlias = "Callable[[], Awaitable[Database]]"
+"""Raises `DatabaseFailed`."""
 GetEmbedder: TypeAlias = Callable[[], Awaitable[Embedder | None]]
 """None where the server has none. May take long, and raise; it is asked again then."""
 
@@ -31,9 +36,8 @@ _log = logging.getLogger(__name__)
 class Memories:
     """Opened by the first question that needs it, so that nobody else pays for it."""
 
-    def __init__(self, database: Callable[[], Database], get_embedder: GetEmbedder) -> None:
-        """`database` may raise `DatabaseFailed`."""
-        self._database = database
+    def __init__(self, get_database: GetDatabase, get_embedder: GetEmbedder) -> None:
+        self._get_database = get_database
         self._get_embedder = get_embedder
         self._lock = asyncio.Lock()
         self._embedder: Embedder | None = None
@@ -47,11 +51,14 @@ class Memories:
     async def kept(self) -> Memory:
         """The memory of the conversations that are kept. Raises `DatabaseFailed`."""
         await self._look_for_embedder()
+        database = await self._get_database()
+        from headrace.conversations.memory.memory import Memory  # which came with the database
+
         async with self._lock:
             embedder = self._embedder
             if self._kept is None or self._kept_with is not embedder:
                 self._let_go()
-                self._kept = await Memory.open(self._database(), embedder)
+                self._kept = await Memory.open(database, embedder)
                 self._kept_with = embedder
             return self._kept
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from headrace.conversations import tree
-from headrace.conversations.memory import Recall, Scope, Source
 from headrace.conversations.memory.loose import LooseText
+from headrace.conversations.memory.values import Recall, Scope, Source
 from headrace.conversations.passages import Recalled, passage_text
 from headrace.conversations.strategies import Item, Message
 from headrace.conversations.strategies.history import History

@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from headrace import __version__
 from headrace.conversations.service import Conversations
-from headrace.conversations.store import StoreConfig
+from headrace.conversations.values import StoreConfig
 from headrace.engine.engine import Engine
 from headrace.errors import DatabaseFailed, RateLimited, ServerDraining
 from headrace.model.answer import AnswerStyle
 from headrace.model.embedder import Embedder
+from headrace.observe import logs
 from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
 from headrace.observe.observer import LimitHit, Observer, Observers
@@ -37,6 +39,9 @@ from headrace.streams.kept import Kept
 from headrace.streams.patience import Patience
 from headrace.streams.pump import Pump
 from headrace.wire.body import BodyLimits
+
+if TYPE_CHECKING:
+    from headrace.conversations.database import Database
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +106,7 @@ class Serving:
                 max_messages=settings.max_conversation_messages, ttl_s=settings.conversation_ttl_s
             )
         )
-        self.memories = Memories(lambda: self.conversations.store.database, self._embedder)
+        self.memories = Memories(self.database, self._embedder)
         self.contexts = Contexts(settings)
         self.summaries = Summaries(self.contexts, self.registry, settings.summary_model)
         self.num_requests = 0
@@ -171,15 +176,24 @@ class Serving:
         for model in self.registry.served:
             model.engine.forget(tenant, conversation_id)
 
+    async def database(self) -> Database:
+        """What memories are kept in. Raises `DatabaseFailed`."""
+        await self.conversations.opened()
+        return self.conversations.store.database
+
     async def _embedder(self) -> Embedder | None:
         """What memories embed with. Raises what loading it raises."""
         return await self.embedders.get() if self.embedders.names.id else None
 
     def load(self) -> None:
-        """On a thread of its own: load all models. Raises what the first that fails raises."""
+        """On a thread of its own: load all models, and be ready. Raises what the first that fails
+        raises."""
         self.registry.load(self.settings, style_of=self.style_of)
+
+    def warm_up(self) -> None:
+        """On a thread of its own, once it is ready: make what some requests would wait for."""
+        logs.warm_up()
         for model in self.registry.served:
-            # Ready already; the first request that needs one of these need not wait for it.
             model.style.warm_up()
             model.engine.warm_up()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from headrace.conversations import tree
 from headrace.conversations.condensing import (
@@ -23,10 +23,7 @@ from headrace.conversations.condensing import (
     digest_of_items,
 )
 from headrace.conversations.extract import key_lines, without_lines
-from headrace.conversations.kept_summaries import KeptSummary, keep_summary, summaries_of
-from headrace.conversations.service import Conversations
 from headrace.conversations.strategies import Condense, Message
-from headrace.conversations.turns import OpenTurn
 from headrace.engine.engine import Engine
 from headrace.engine.request import Request
 from headrace.errors import HeadraceError
@@ -35,6 +32,10 @@ from headrace.model.answer import AnswerStyle
 from headrace.server.contexts import Contexts
 from headrace.server.fitting import Fit, fitted
 from headrace.server.models import ModelRegistry, ServedModel
+
+if TYPE_CHECKING:
+    from headrace.conversations.service import Conversations
+    from headrace.conversations.turns import OpenTurn
 
 NO_MODEL = "none"
 """The `summary_model` that asks none."""
@@ -120,6 +121,8 @@ class Summaries:
         number = turn.number
         if number is None or number in self._recalled:
             return
+        from headrace.conversations.kept_summaries import summaries_of  # there is a database
+
         owner = _owner(turn)
         for digest, text in (await summaries_of(conversations.store.database, number)).items():
             self._contexts.shelf.put(digest, text, owner)
@@ -216,6 +219,8 @@ def keeper(contexts: Contexts, conversations: Conversations, turn: OpenTurn | No
     """Keeps summaries with a turn's conversation; None where there is none."""
     if turn is None or turn.turn.conversation_id is None or not conversations.is_open:
         return None
+    from headrace.conversations.kept_summaries import KeptSummary, keep_summary
+
     owner, store = _owner(turn), conversations.store
     told = [each.id for each in tree.told(turn.turn.history) if each.role != "system"]
 

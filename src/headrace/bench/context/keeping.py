@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.conversations.database import Database
-from headrace.conversations.memory import Scope
+from headrace.conversations.memory.values import Scope
 from headrace.conversations.passages import Recalled
 from headrace.conversations.store import ConversationStore
 from headrace.conversations.strategies import Message
@@ -84,7 +84,11 @@ async def kept_talk(tenant: str, embedder: Embedder | None) -> AsyncIterator[Kep
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         file = Path(folder) / "conversations.db"
         database = await asyncio.to_thread(Database.open, f"sqlite:///{file}")
-        memories = Memories(lambda: database, get)
+
+        async def get_database() -> Database:
+            return database
+
+        memories = Memories(get_database, get)
         try:
             store = ConversationStore(database)
             await store.create(tenant, conversation_id=_NAME)
