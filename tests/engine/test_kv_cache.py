@@ -14,9 +14,9 @@ BANK = 4
 class Pool:
     """A cache, a model of its banks, and every sequence that touches them."""
 
-    def __init__(self, num_banks: int = 8, **options: float) -> None:
-        self.kv = KVCache(num_banks, BANK, "model", **options)
-        self.model = BankModel(BANK)
+    def __init__(self, num_banks: int = 8, bank_size: int = BANK, **options: float) -> None:
+        self.kv = KVCache(num_banks, bank_size, "model", **options)
+        self.model = BankModel(bank_size)
         self.sequences: list[Sequence] = []
 
     def sequence(self, tokens: Iterable[int], tenant: str = "alice") -> Sequence:
@@ -417,3 +417,119 @@ def test_bank_keys_name_contents_across_pools() -> None:
     assert a.prefix is not None
     assert b.prefix is not None
     assert one.kv.bank_key(a.prefix) == two.kv.bank_key(b.prefix)
+
+
+def leave(pool: Pool, s: Sequence, conversation: str | None = None) -> None:
+    """The sequence ends well, and leaves the bank that it has not filled."""
+    pool.kv.leave_tail(s, conversation)
+    pool.release(s)
+
+
+def go_on(pool: Pool, tokens: Iterable[int], tenant: str = "alice") -> tuple[Sequence, int]:
+    """A sequence that has attached and borrowed what there is, and how much it borrowed."""
+    s = pool.sequence(tokens, tenant)
+    pool.kv.match(s)
+    assert pool.kv.reserve(s, s.num_uncomputed_tokens)
+    moves = pool.kv.borrow(s)
+    pool.model.move(moves, [s])
+    pool.audit()
+    pool.model.check(s, s.num_computed_tokens)
+    return s, sum(move.num_positions for move in moves)
+
+
+@pytest.fixture
+def wide() -> Pool:
+    """With banks of eight tokens."""
+    return Pool(num_banks=8, bank_size=8)
+
+
+class TestTails:
+    def test_what_was_not_filled_is_copied_by_who_goes_on(self, wide: Pool) -> None:
+        leave(wide, wide.run(range(14)))
+        assert counts(wide.kv) == (6, 2, 0)
+        s, num_borrowed = go_on(wide, range(20))
+        assert (s.num_computed_tokens, num_borrowed) == (14, 6)
+        wide.compute(s)
+        assert s.num_committed_banks == 2
+
+    def test_so_is_the_beginning_of_a_full_bank(self, wide: Pool) -> None:
+        leave(wide, wide.run(range(16)))
+        s, num_borrowed = go_on(wide, [*range(13), 90, 91, 92])
+        assert (s.num_computed_tokens, num_borrowed) == (13, 5)
+        wide.compute(s)
+
+    def test_the_one_that_has_most_in_common_is_taken(self, wide: Pool) -> None:
+        for end in (5, 7, 4):
+            leave(wide, wide.run([*range(end), *[50 + end] * (8 - end)]))
+        assert go_on(wide, range(9))[1] == 7
+
+    def test_the_last_token_is_computed_all_the_same(self, wide: Pool) -> None:
+        leave(wide, wide.run(range(7)))
+        assert go_on(wide, range(7))[1] == 6
+
+    def test_three_tokens_are_not_worth_it(self, wide: Pool) -> None:
+        leave(wide, wide.run(range(3)))
+        assert counts(wide.kv) == (8, 0, 0)
+        leave(wide, wide.run(range(8)))
+        assert go_on(wide, [0, 1, 2, 60, 61, 62])[1] == 0
+
+    def test_tenants_never_share_them(self, wide: Pool) -> None:
+        leave(wide, wide.run(range(7), "alice"))
+        assert go_on(wide, range(9), "bob")[1] == 0
+
+    def test_nothing_is_copied_into_a_bank_that_has_been_begun(self, wide: Pool) -> None:
+        s = wide.sequence(range(8))
+        wide.compute(s, 2)
+        leave(wide, wide.run(range(7)))
+        assert wide.kv.reserve(s, 6)
+        assert wide.kv.borrow(s) == []
+
+    def test_a_longer_one_takes_the_place_of_its_beginning(self, wide: Pool) -> None:
+        for end in (5, 6, 7, 6):
+            leave(wide, wide.run(range(end)))
+            assert wide.kv.num_cached == 1
+        s, num_borrowed = go_on(wide, range(10))
+        assert num_borrowed == 7
+        wide.compute(s)  # and the full bank that of the tail
+        assert counts(wide.kv) == (6, 0, 2)
+
+    def test_drafts_are_not_left(self, wide: Pool) -> None:
+        s = wide.run(range(5))
+        s.draft([5, 6])
+        wide.compute(s)
+        leave(wide, s)
+        assert go_on(wide, range(9))[1] == 5
+
+    def test_they_are_evicted_like_any_bank_and_before_what_they_go_on_from(self) -> None:
+        pool = Pool(num_banks=3, bank_size=8)
+        leave(pool, pool.run(range(14)))
+        assert counts(pool.kv) == (1, 2, 0)
+        s = pool.sequence([9] * 16)
+        assert pool.kv.reserve(s, 16)
+        assert counts(pool.kv) == (0, 1, 2)
+        pool.audit()
+
+    def test_a_copy_may_lie_where_its_source_lay(self) -> None:
+        pool = Pool(num_banks=1, bank_size=8)
+        leave(pool, pool.run(range(7)))
+        s, _ = go_on(pool, range(8))
+        pool.compute(s)
+
+    def test_a_conversation_is_forgotten_with_its_tail(self, wide: Pool) -> None:
+        s = wide.run(range(14))
+        wide.kv.end_turn(s, TurnEnd("talk", 0.0))
+        leave(wide, s, "talk")
+        assert wide.kv.num_cached == 2
+        wide.kv.forget("alice", "talk")
+        assert counts(wide.kv) == (8, 0, 0)
+
+    def test_when_a_lease_ends_its_tail_goes_first(self) -> None:
+        pool = Pool(num_banks=6, bank_size=8)
+        s = pool.run(range(14))
+        pool.kv.end_turn(s, TurnEnd("talk", 0.0))
+        leave(pool, s, "talk")
+        leave(pool, pool.run([7] * 14))
+        pool.kv.pins.drop_ended(LEASE_S)
+        pool.audit()
+        assert pool.kv.reserve(pool.sequence([3] * 32), 32)
+        assert go_on(pool, [7] * 9)[0].num_computed_tokens == 8

@@ -40,21 +40,21 @@ def test_it_starts_and_ends_and_says_nothing() -> None:
     assert isinstance(finished, Finished)
     assert finished.reason == "length"
     assert finished.usage.num_completion_tokens == 0
-    assert started.num_prompt_tokens == finished.usage.num_prompt_tokens == 3 * BANK
+    assert started.num_prompt_tokens == finished.usage.num_prompt_tokens == 3 * BANK + 5
     assert engine.step_profile().num_sampled == 0
     assert_free(engine)
 
 
-def test_the_request_that_follows_finds_all_whole_banks() -> None:
+def test_the_request_that_follows_finds_all_of_it() -> None:
     model = FakeModel()
     engine = ManualEngine(model)
     early = prefill(engine, "x" * (3 * BANK + 5))
     engine.run_until_idle()
-    assert early.choice.usage.num_prompt_tokens == 3 * BANK
-    assert model.num_computed_tokens == 3 * BANK
+    assert early.choice.usage.num_prompt_tokens == 3 * BANK + 5
+    assert model.num_computed_tokens == 3 * BANK + 5
     answer = ask(engine, "x" * (3 * BANK + 5) + "y")
     engine.run_until_idle()
-    assert answer.choice.usage.num_cached_tokens == 3 * BANK
+    assert answer.choice.usage.num_cached_tokens == 3 * BANK + 5
     assert answer.text == alone("x" * (3 * BANK + 5) + "y")
 
 
@@ -75,15 +75,14 @@ def test_what_is_there_already_costs_no_step_of_the_model() -> None:
     assert model.num_computed_tokens == 2 * BANK
 
 
-@pytest.mark.parametrize("length", [1, BANK - 1])
-def test_less_than_a_bank_is_nothing_to_keep(length: int) -> None:
+def test_prompts_that_grow_by_a_word_are_computed_once() -> None:
     model = FakeModel()
     engine = ManualEngine(model)
-    generation = prefill(engine, "x" * length)
-    engine.run_until_idle()
-    assert [type(event) for event in generation.events()] == [Started, Finished]
-    assert generation.choice.usage.num_prompt_tokens == 0
-    assert model.num_computed_tokens == 0
+    for length in range(5, 3 * BANK, 5):
+        prefill(engine, "x" * length)
+        engine.run_until_idle()
+        assert model.num_computed_tokens == length
+    assert engine.stats().num_cached_banks == 3
     assert_free(engine)
 
 

@@ -102,10 +102,9 @@ def test_a_question_in_pieces_is_the_question_whole() -> None:
         200,
         "a",
     )
-    bank = FakeModel().spec.bank_size
-    # All but the unsure end, what was not worth a look, and what is left of a bank.
+    # All but the unsure end and what was not worth a look.
     unsure = len(" night::assistant:") + 16
-    assert first.num_prompt_tokens - first.num_cached_tokens <= unsure + bank
+    assert first.num_prompt_tokens - first.num_cached_tokens <= unsure
 
 
 def user(text: str) -> dict[str, str]:

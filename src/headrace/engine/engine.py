@@ -140,7 +140,6 @@ class Engine:
             tokenizer,
             template,
             vocab_size=spec.vocab_size,
-            bank_size=spec.bank_size,
             context_length=self._context_length,
             why_context=why_context,
         )

@@ -39,16 +39,14 @@ class Intake:
         template: Template,
         *,
         vocab_size: int,
-        bank_size: int,
         context_length: int,
         why_context: str,
     ) -> None:
-        """`bank_size` is in tokens; `context_length` is the most tokens of one choice, prompt and
-        answer together; `why_context` says what sets it, for whoever meets it."""
+        """`context_length` is the most tokens of one choice, prompt and answer together;
+        `why_context` says what sets it, for whoever meets it."""
         self._tokenizer = tokenizer
         self._template = template
         self._vocab_size = vocab_size
-        self._bank_size = bank_size
         self._context_length = context_length
         self._why_context = why_context
         self._healer = Healer(tokenizer, vocab_size)
@@ -65,7 +63,6 @@ class Intake:
         elif not isinstance(request.grammar, Healing):
             request = _bound(self._healer, request)
         if request.prefill_only:
-            prompt = prompt[: len(prompt) - len(prompt) % self._bank_size]
             return Beginning(replace(request, grammar=None), prompt, len(prompt))
         # What is said again does not count, and takes a token for each byte at most.
         max_num_tokens = self._max_num_tokens(request, len(prompt) + len(request.begun))

@@ -5,7 +5,7 @@ In: sequences. Out: their bank tables. Thread: the engine thread only. Next: `mo
 Every bank is in exactly one of three places, after every call:
 
     free       nobody's, content meaningless
-    cached     full and indexed, in no sequence's table; evicted when needed, unless pinned
+    cached     indexed, in no sequence's table; evicted when needed, unless pinned
     held       in a sequence's table: shared when indexed, else that sequence's alone
 
 A sequence's table is a path in the prefix index, then its own banks:
@@ -15,20 +15,27 @@ A sequence's table is a path in the prefix index, then its own banks:
     computed   |==================================>|
 
 Only private banks are ever written. The cache moves no data: what must be copied is returned.
+
+A bank that a sequence leaves before it is full stays indexed, too, as a tail: nobody attaches it,
+but who goes on from there copies it, and so computes nothing again.
 """
 
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from headrace.engine.pins import Pins, TurnEnd
-from headrace.engine.prefix_index import SEVERAL, Node, PrefixIndex, Realm
+from headrace.engine.prefix_index import SEVERAL, Near, Node, PrefixIndex, Realm
 from headrace.engine.sequence import Sequence
 from headrace.engine.shifting import BankMove, Kept, moves, what_is_kept
 
 BankKey: TypeAlias = tuple[Realm, Node | None, bytes]
 """Realm, parent and token ids: the address that a bank not yet computed will have."""
+
+LEAST_TAIL: Final = 4
+"""Fewer tokens are computed rather than kept and copied: most prompts of a chat template begin with
+the same two or three."""
 
 
 class BankCopy(NamedTuple):
@@ -122,6 +129,23 @@ class KVCache:
         sequence.num_computed_tokens += len(path) * self.bank_size
         return len(path) * self.bank_size
 
+    def borrow(self, sequence: Sequence) -> list[BankMove]:
+        """Where some bank begins with the tokens of the sequence's next one, count those as
+        computed; returns the copy to make before the next step. For a sequence that has reserved
+        its next bank and written nothing to it."""
+        i = sequence.num_committed_banks
+        start = i * self.bank_size
+        if sequence.num_computed_tokens != start or i == len(sequence.banks):
+            return []
+        near = self._nearest(sequence, min(start + self.bank_size, sequence.num_silent_tokens))
+        if near is None:
+            return []
+        node, num_tokens = near
+        self._hold(node)  # and let go: it was used just now
+        self._let_go(node)
+        sequence.num_computed_tokens += num_tokens
+        return [BankMove(node.bank, 0, sequence.banks[i], 0, num_tokens, 0)]
+
     def reserve(self, sequence: Sequence, num_tokens: int) -> bool:
         """Grow the table for the next `num_tokens` tokens, evicting as needed: all or nothing."""
         num_wanted = self.num_banks_for(sequence.num_computed_tokens + num_tokens)
@@ -144,10 +168,29 @@ class KVCache:
             tokens = sequence.tokens[start : start + self.bank_size].tobytes()
             node = self.index.find(sequence.prefix, sequence.realm, tokens)
             if node is None:
+                self._drop_tail(self._nearest(sequence, start + self.bank_size))
                 node = self.index.insert(sequence.prefix, sequence.realm, tokens, sequence.banks[i])
             else:
                 self._hold(node)
             self._enter(sequence, node)
+
+    def leave_tail(self, sequence: Sequence, conversation: str | None) -> None:
+        """Index the bank that a sequence about to be released has begun and not filled, in place of
+        the tail that it goes on from. `conversation` is the one whose turn this was, if any."""
+        i = sequence.num_committed_banks
+        start = i * self.bank_size
+        end = min(sequence.num_computed_tokens, sequence.num_confirmed_tokens)
+        if not LEAST_TAIL <= end - start < self.bank_size:
+            return
+        near = self._nearest(sequence, end)
+        if near is not None and near.num_tokens == end - start:
+            return
+        self._drop_tail(near)
+        tokens = sequence.tokens[start:end].tobytes()
+        bank = sequence.banks.pop(i)
+        tail = self.index.insert(sequence.prefix, sequence.realm, tokens, bank)
+        tail.conversation = conversation
+        self._let_go(tail)
 
     def release(self, sequence: Sequence) -> None:
         """Take all banks from the sequence. Indexed ones stay cached, the last used longest."""
@@ -275,6 +318,19 @@ class KVCache:
             path.append(node)
             start += size
         return path
+
+    def _nearest(self, sequence: Sequence, end: int) -> Near | None:
+        """The bank that begins with most of the sequence's tokens from its next bank up to `end`;
+        None where that would not be worth a copy."""
+        start = sequence.num_committed_banks * self.bank_size
+        tokens = sequence.tokens[start:end].tobytes()
+        return self.index.nearest(sequence.prefix, sequence.realm, tokens, LEAST_TAIL)
+
+    def _drop_tail(self, near: Near | None) -> None:
+        """Forget a tail that is the beginning of a bank about to be indexed."""
+        if near is not None and near.is_whole:
+            self._free.append(self.index.remove(near.node))
+            self._num_cached -= 1
 
     def _hold(self, node: Node) -> None:
         self._num_cached -= not node.num_holders

@@ -360,8 +360,9 @@ class EngineLoop:
             self._model.move([Move(*move) for move in plan.moves])
         except Exception as error:
             _log.warning("the model failed to move banks", exc_info=True)
-            shifted = [s for s in plan.admitted if s.realm != s.tenant]
-            for sequence in dict.fromkeys([*shifted, *(span.sequence for span in plan.spans)]):
+            # Those admitted just now may count what was to be moved as computed.
+            computed = (span.sequence for span in plan.spans)
+            for sequence in dict.fromkeys([*plan.admitted, *computed]):
                 failure = GenerationFailed(f"the model failed while it moved banks: {error}")
                 self._fail(self._voices[sequence.id], failure)
             return False
@@ -461,9 +462,16 @@ class EngineLoop:
         self._end(voice, voice.finish(reason, now), voice.turn_end(reason, now))
 
     def _fail(self, voice: Voice, error: HeadraceError) -> None:
-        self._end(voice, voice.fail(error, self._clock()))
+        self._end(voice, voice.fail(error, self._clock()), has_failed=True)
 
-    def _end(self, voice: Voice, last_words: list[Event], turn: TurnEnd | None = None) -> None:
+    def _end(
+        self,
+        voice: Voice,
+        last_words: list[Event],
+        turn: TurnEnd | None = None,
+        *,
+        has_failed: bool = False,
+    ) -> None:
         """Everything that a choice holds is free or cached when this returns."""
         # Off the list first: should the rest fail, the burial has no second end for this choice.
         del self._voices[voice.sequence.id]
@@ -471,7 +479,7 @@ class EngineLoop:
         leaf, tenant = voice.sequence.prefix, voice.sequence.tenant
         try:
             self._parking.drop(voice.sequence)
-            self._scheduler.cancel(voice.sequence, turn)
+            self._scheduler.cancel(voice.sequence, turn, has_failed=has_failed)
             if voice.is_forgotten and turn is not None:
                 self._scheduler.kv.forget(tenant, turn.conversation)
             elif turn is not None and turn.is_good and leaf is not None and leaf.realm == tenant:

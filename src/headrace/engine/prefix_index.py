@@ -1,16 +1,19 @@
-"""Which bank holds which tokens: the content address of every full bank.
+"""Which bank holds which tokens: the content address of every bank that was left.
 
 In: a realm and token ids. Out: nodes, each naming one bank. Thread: the engine thread only.
 Next: `engine/kv_cache.py`.
 
-A tree per realm: a tenant, or a conversation whose banks are approximate. A node is one full bank;
-its key is its parent and its exact token ids, so a wrong hit is impossible rather than unlikely:
+A tree per realm: a tenant, or a conversation whose banks are approximate. A node is one bank; its
+key is its parent and its exact token ids, so a wrong hit is impossible rather than unlikely:
 nothing is hashed down to fewer bits. Keys and values of a bank depend on everything before it,
 which is why the path, not the bank's own tokens, is the address.
 
                 ┌ [are you]            a node is *idle* when nobody holds or pins it; who holds a
     [hello ,] ──┤                      child holds its parent, so idle nodes have idle children only
-                └ [my name] ─ [is …]
+                └ [my name] ─ [is …] ─ [Sam]
+
+A *tail*, as the last one here, is a bank that was not filled: nothing continues it, and nobody
+holds it. Its tokens, or the first of any bank's, can be copied by who goes on otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import Final, TypeAlias
+from itertools import islice
+from typing import Final, NamedTuple, TypeAlias
 
 Realm: TypeAlias = str | tuple[str, str]
 """Who may use a bank: a tenant; or a tenant's conversation, where it is approximate."""
@@ -27,9 +31,13 @@ Realm: TypeAlias = str | tuple[str, str]
 SEVERAL: Final = ""
 """No conversation's name."""
 
+_TOKEN_BYTES: Final = 4
+_MAX_SIBLINGS: Final = 256
+"""Where very many banks continue one, the newest are looked at."""
+
 
 class Node:
-    """One full bank, its place in the tree, and how many reasons there are to keep it."""
+    """One bank, its place in the tree, and how many reasons there are to keep it."""
 
     __slots__ = (
         "_digest",
@@ -63,6 +71,18 @@ class Node:
         while node is not None:
             yield node
             node = node.parent
+
+
+class Near(NamedTuple):
+    """A bank that begins as was asked for, and with how many of those tokens."""
+
+    node: Node
+    num_tokens: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has no other tokens."""
+        return self.num_tokens * _TOKEN_BYTES == len(self.node.tokens)
 
 
 class PrefixIndex:
@@ -110,6 +130,17 @@ class PrefixIndex:
         root = self._roots.get(realm)
         return root.get(tokens) if root is not None else None
 
+    def nearest(self, parent: Node | None, realm: Realm, tokens: bytes, least: int) -> Near | None:
+        """Of the banks that continue `parent`, the one that begins with most of `tokens`; None
+        where none has the first `least` of them."""
+        siblings = parent.children if parent is not None else self._roots.get(realm)
+        head = tokens[: least * _TOKEN_BYTES]
+        if not siblings or len(head) < least * _TOKEN_BYTES:
+            return None
+        newest = islice(reversed(siblings.values()), _MAX_SIBLINGS)
+        near = (Near(n, _num_common(n.tokens, tokens)) for n in newest if n.tokens.startswith(head))
+        return max(near, key=lambda found: found.num_tokens, default=None)
+
     def insert(self, parent: Node | None, realm: Realm, tokens: bytes, bank: int) -> Node:
         """Register `bank`. The caller has made sure that `find` finds nothing, and holds it."""
         node = Node(bank, parent, realm, tokens)
@@ -143,13 +174,17 @@ class PrefixIndex:
             self._idle[node] = None
 
     def make_oldest(self, leaf: Node) -> None:
-        """Let an idle leaf be evicted next, and then those above it that nothing else continues."""
-        tail: list[Node] = []
+        """Let an idle leaf be evicted next, and then those above it that nothing else continues.
+        Tails continue nothing: they go first."""
+        old: list[Node] = []
         node: Node | None = leaf
-        while node is not None and self.is_idle(node) and len(node.children) == bool(tail):
-            tail.append(node)
+        while node is not None and self.is_idle(node):
+            others = [child for child in node.children.values() if child not in old[-1:]]
+            if not all(len(child.tokens) < len(node.tokens) for child in others):
+                break
+            old += [*others, node]
             node = node.parent
-        for node in reversed(tail):
+        for node in reversed(old):
             self._idle.move_to_end(node, last=False)
 
     def evict(self) -> int:
@@ -216,3 +251,12 @@ class PrefixIndex:
 
 def _next_digest(before: bytes, tokens: bytes) -> bytes:
     return blake2b(before + tokens, digest_size=32).digest()
+
+
+def _num_common(one: bytes, other: bytes) -> int:
+    """How many tokens both begin with."""
+    num_bytes = min(len(one), len(other))
+    if one[:num_bytes] == other[:num_bytes]:
+        return num_bytes // _TOKEN_BYTES
+    unlike = next(i for i in range(num_bytes) if one[i] != other[i])
+    return unlike // _TOKEN_BYTES

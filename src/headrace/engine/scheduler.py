@@ -169,20 +169,27 @@ class Scheduler:
         self._run(child)
         return copy
 
-    def cancel(self, sequence: Sequence, turn: TurnEnd | None = None) -> None:
+    def cancel(
+        self, sequence: Sequence, turn: TurnEnd | None = None, *, has_failed: bool = False
+    ) -> None:
         """End a sequence wherever it is; its banks are free or cached at once. Ending it twice is
-        fine. See `finish` for `turn`."""
+        fine. See `finish` for the rest."""
         if sequence.state is not State.FINISHED:
-            self.finish(sequence, turn)
+            self.finish(sequence, turn, has_failed=has_failed)
 
-    def finish(self, sequence: Sequence, turn: TurnEnd | None = None) -> None:
-        """End a sequence. Where it was a turn of a conversation, that keeps its full banks."""
+    def finish(
+        self, sequence: Sequence, turn: TurnEnd | None = None, *, has_failed: bool = False
+    ) -> None:
+        """End a sequence. Where it was a turn of a conversation, that keeps its full banks. What
+        one that has failed wrote since its last full bank is not trusted."""
         sequence.num_loading_banks = 0
         if sequence.state is _RUNNING:
             if turn is not None:
                 if turn.is_good:
                     self.kv.commit(sequence)  # banks that were moved, and nothing computed since
                 self.kv.end_turn(sequence, turn)
+            if not has_failed:
+                self.kv.leave_tail(sequence, turn.conversation if turn is not None else None)
             self.kv.release(sequence)
             del self._running[sequence.id]
         else:
@@ -336,7 +343,14 @@ class Scheduler:
         self._run(sequence)
         draft.admitted.append(sequence)
         self._fetch(sequence, draft)
+        if not sequence.num_loading_banks:
+            self._borrow(sequence, draft)
         return True
+
+    def _borrow(self, sequence: Sequence, draft: _Draft) -> None:
+        moves = self.kv.borrow(sequence)
+        self._note_cached(sequence, sum(move.num_positions for move in moves))
+        draft.moves += moves
 
     def _fetch(self, sequence: Sequence, draft: _Draft) -> None:
         """Have what is on disk read, before anything is computed."""

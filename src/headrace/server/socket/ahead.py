@@ -127,7 +127,6 @@ class Ahead:
         served = question.served
         unlike = await self._prepared(tenant, other)
         known = common(question.prepared[0].prompt, unlike.prepared[0].prompt)
-        del known[len(known) - len(known) % served.engine.spec.bank_size :]
         num_new = len(known) - len(common(known, self._known))
         # Where somebody waits already, this can, too: until it is asked.
         if self._is_over or not num_new or served.engine.stats().num_waiting:
