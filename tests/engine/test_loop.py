@@ -523,7 +523,7 @@ class TestTheEnd:
             engine.step()
             generation.cancel()
 
-        def cancel(scheduler: Scheduler, sequence: Sequence, turn: object) -> None:
+        def cancel(scheduler: Scheduler, *whatever: object, **more: object) -> None:
             raise RuntimeError("a bug in the scheduler")
 
         monkeypatch.setattr(Scheduler, "cancel", cancel)

@@ -29,6 +29,8 @@ from headrace.errors import ContextLengthExceeded, InvalidRequest
 
 CHUNK: Final = 16
 """Prompts are cut at multiples of so many tokens: the kernels' tile."""
+LEAST_CHUNK: Final = 8
+"""Where not even a tile fits into the budget: however slow the machine, a step gets someone on."""
 
 _RUNNING: Final = State.RUNNING
 
@@ -41,7 +43,7 @@ class SchedulerConfig:
     """Sequences that hold banks at the same time."""
     max_step_tokens: int = 512
     """Tokens in one step, all spans together."""
-    step_s: float = 0.030
+    step_s: float = 0.025
     """How long a step may take while a stream waits for it."""
     idle_step_s: float = 0.250
     """How long a step may take while no stream waits; cancellations and arrivals do."""
@@ -279,12 +281,12 @@ class Scheduler:
         left_s = config.step_s if draft.spans else config.idle_step_s
         left_s -= self.cost.estimate(draft.spans)
         left = config.max_step_tokens - sum(span.num_tokens for span in draft.spans)
-        least = CHUNK  # However slow the machine, a step gets someone on.
+        least = LEAST_CHUNK
         for sequence in self._in_turn(draft):
             position = sequence.num_computed_tokens
             wanted = sequence.num_uncomputed_tokens
             n = min(left, max(least, self.cost.num_tokens_within(left_s, position)))
-            n = wanted if n >= wanted else n - n % CHUNK
+            n = wanted if n >= wanted else n - n % (CHUNK if n >= CHUNK else LEAST_CHUNK)
             if n:
                 self._take(draft, sequence, n)
             left_s -= self.cost.price(n, position)
