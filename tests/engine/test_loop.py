@@ -9,7 +9,6 @@ from headrace.engine.engine import Engine, EngineConfig
 from headrace.engine.grammar import GrammarState
 from headrace.engine.request import Request
 from headrace.engine.scheduler import Scheduler, SchedulerConfig
-from headrace.engine.sequence import Sequence
 from headrace.engine.stream import Generation
 from headrace.engine.voice import Voice
 from headrace.errors import (
