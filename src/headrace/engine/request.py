@@ -63,8 +63,8 @@ class Request:
     n: int = 1
     """How many answers to give."""
     prefill_only: bool = False
-    """Give no answer: compute the prompt's banks, so that the next request which begins with it need
-    not. The stream says `Started`, then `Finished`."""
+    """Give no answer: compute the prompt's banks, so that the next request which begins with it
+    need not. The stream says `Started`, then `Finished`."""
     ignore_eos: bool = False
     """Go on after end-of-generation tokens: for benchmarks."""
 
