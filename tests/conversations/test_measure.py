@@ -167,6 +167,26 @@ def test_a_turn_is_measured_once() -> None:
     assert max(asked) <= 3
 
 
+def test_what_came_before_is_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the conversation is, its next turn takes as many steps."""
+    chat = [
+        {"role": role, "content": f"{role} {index}"}
+        for index in range(30)
+        for role in ("user", "assistant")
+    ]
+    new = {"role": "user", "content": "newer"}
+    counts = Counts()
+    ids = {len(chat) - 1: [1, 2, 3]}
+    Measure(FAKE, counts).items([*chat, {"role": "user", "content": "x"}], ids)
+    asked: list[bytes] = []
+    get = counts.get
+    monkeypatch.setattr(counts, "get", lambda key, count: asked.append(key) or get(key, count))
+    Measure(FAKE, counts).items([*chat, new], ids)
+    assert len(asked) <= 5
+    Measure(FAKE, counts).items([*chat, new], {})
+    assert len(asked) > 30
+
+
 def test_scopes_do_not_mix() -> None:
     counts = Counts()
     chat = [{"role": "user", "content": "hi"}]
@@ -179,8 +199,10 @@ def test_what_was_counted_longest_ago_is_forgotten() -> None:
     counts = Counts(capacity=2)
     for key in (b"a", b"b", b"a", b"c"):
         counts.get(key, lambda: [1])
-    assert counts.get(b"a", lambda: [2]) == [1]
-    assert counts.get(b"b", lambda: [2]) == [2]
+    assert [*counts.get(b"a", lambda: [2])] == [1]
+    assert [*counts.get(b"b", lambda: [2])] == [2]
+    assert [*counts.get(b"many", lambda: [3, 4])] == [3, 4]
+    assert [*counts.get(b"a", lambda: [5])] == [5]
 
 
 def test_an_answer_that_is_gone_on_from_counts_its_words() -> None:

@@ -15,6 +15,7 @@ rewrites history, a turn counts as it is shown once another follows it.
 from __future__ import annotations
 
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -33,15 +34,17 @@ Prompt: TypeAlias = Callable[[Sequence[Message], Mapping[int, Sequence[int]]], S
 _USER: Message = {"role": "user", "content": "x"}
 _ANSWER: Message = {"role": "assistant", "content": "y"}
 _NO_IDS: Mapping[int, Sequence[int]] = {}
-MAX_COUNTS = 1 << 15
+MAX_COUNTS = 1 << 20
+"""Numbers, of four bytes each."""
 
 
 class Counts:
-    """What was counted, by what it was counted of: the last so many. Any thread."""
+    """What was counted, by what it was counted of: the last so many numbers. Any thread."""
 
     def __init__(self, capacity: int = MAX_COUNTS) -> None:
         self._capacity = capacity
-        self._counts: OrderedDict[bytes, Sequence[int]] = OrderedDict()
+        self._counts: OrderedDict[bytes, array[int]] = OrderedDict()
+        self._num = 0
         self._lock = threading.Lock()
 
     def get(self, key: bytes, count: Callable[[], Sequence[int]]) -> Sequence[int]:
@@ -50,11 +53,12 @@ class Counts:
             if (known := self._counts.get(key)) is not None:
                 self._counts.move_to_end(key)
                 return known
-        counted = count()
+        counted = array("I", count())
         with self._lock:
+            self._num += len(counted) - len(self._counts.get(key, ()))
             self._counts[key] = counted
-            if len(self._counts) > self._capacity:
-                self._counts.popitem(last=False)
+            while self._num > self._capacity:
+                self._num -= len(self._counts.popitem(last=False)[1])
         return counted
 
 
@@ -73,17 +77,33 @@ class Measure:
     ) -> list[Item]:
         """The conversation with its counts; ids are indices. Raises what the template raises."""
         turns = turns_of(_roles(messages))
-        first = turns[0][0] if turns else len(messages)
-        counts = self._head(messages[:first])
-        for start, end in turns:
-            ids = answer_ids and {
-                i - start: answer_ids[i] for i in range(start, end) if i in answer_ids
-            }
-            counts += self._known_turn(messages[start:end], ids, is_new=end == len(messages))
+        start = turns[-1][0] if turns else len(messages)
+        counts = [*self._earlier(messages[:start], turns[:-1], answer_ids)]
+        if turns:
+            ids = _between(answer_ids, start, len(messages))
+            counts += self._known_turn(messages[start:], ids, is_new=True)
         return [
             Item(message, counted, str(index))
             for index, (message, counted) in enumerate(zip(messages, counts, strict=True))
         ]
+
+    def _earlier(
+        self,
+        messages: Sequence[Message],
+        turns: Sequence[tuple[int, int]],
+        answer_ids: Mapping[int, Sequence[int]],
+    ) -> Sequence[int]:
+        """Of all before the new turn. Looked up in one place, where the turn before has put it."""
+
+        def one_by_one() -> list[int]:
+            counts = self._head(messages[: turns[0][0] if turns else len(messages)])
+            for start, end in turns:
+                ids = _between(answer_ids, start, end)
+                counts += self._known_turn(messages[start:end], ids, is_new=False)
+            return counts
+
+        key = self._key(messages, _between(answer_ids, 0, len(messages)), b"earlier")
+        return self._counts.get(key, one_by_one)
 
     def fixed(self, head: Sequence[Message]) -> int:
         """What a prompt has beside its messages, where these are its first system messages."""
@@ -111,7 +131,7 @@ class Measure:
     def _known_turn(
         self, turn: Sequence[Message], ids: Mapping[int, Sequence[int]], *, is_new: bool
     ) -> Sequence[int]:
-        """Looked up in one place, as most turns have been there before."""
+        """Most turns have been there before, if not in the same company."""
         key = self._key(turn, ids, b"new" if is_new else b"turn")
         return self._counts.get(key, lambda: self._turn(turn, ids, is_new=is_new))
 
@@ -174,7 +194,7 @@ class Measure:
     def _count(
         self, messages: Sequence[Message], ids: Mapping[int, Sequence[int]] = _NO_IDS
     ) -> int:
-        ids = ids and {index: tokens for index, tokens in ids.items() if index < len(messages)}
+        ids = _between(ids, 0, len(messages))
         key = self._key(messages, ids, b"prompt")
         return self._counts.get(key, lambda: [len(self._prompt(messages, ids))])[0]
 
@@ -185,6 +205,13 @@ class Measure:
         if ids:
             said.append(sorted((index, list(tokens)) for index, tokens in ids.items()))
         return blake2b(orjson.dumps(said) + kind + self._scope, digest_size=16).digest()
+
+
+def _between(ids: Mapping[int, Sequence[int]], start: int, end: int) -> Mapping[int, Sequence[int]]:
+    """Those of some messages, by their places among these."""
+    if not ids:
+        return ids
+    return {index - start: tokens for index, tokens in ids.items() if start <= index < end}
 
 
 def _roles(messages: Sequence[Message]) -> list[str]:

@@ -70,6 +70,8 @@ class Fitted:
 
     def moved(self, answer_ids: Mapping[int, Sequence[int]]) -> dict[int, Sequence[int]]:
         """`answer_ids`, by indices of the conversation, by those of the prompt's messages."""
+        if not answer_ids:
+            return {}
         items = (*self.plan.kept, *self.plan.turn)
         by_message = {id(item.message): int(item.id) for item in items}
         places = [by_message.get(id(message), -1) for message in self.messages]

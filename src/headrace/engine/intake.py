@@ -12,7 +12,7 @@ from functools import partial
 
 from headrace.engine.healing import Healer, Healing, before
 from headrace.engine.language import Template, Tokenizer
-from headrace.engine.replay import replayed, spelling
+from headrace.engine.replay import replayed, spelled
 from headrace.engine.request import Message, Request
 from headrace.errors import ContextLengthExceeded, InvalidRequest
 from headrace.model.interface import TokenIds
@@ -111,12 +111,8 @@ class Intake:
         )
 
     def _replayed(self, request: Request, messages: Sequence[Message]) -> list[int]:
-        answers = {
-            index: spelling(self._tokenizer, ids, messages[index])
-            for index, ids in request.answer_ids.items()
-        }
-        kept = {index: ids for index, ids in answers.items() if ids}
-        return replayed(self._tokenizer, partial(self._rendered, request), messages, kept)
+        answers = spelled(self._tokenizer, request.answer_ids, messages)
+        return replayed(self._tokenizer, partial(self._rendered, request), messages, answers)
 
     def _max_num_tokens(self, request: Request, num_prompt_tokens: int) -> int:
         """The most tokens of one choice, prompt included."""

@@ -110,6 +110,17 @@ def spelling(tokenizer: Tokenizer, ids: Sequence[int], message: Mapping[str, Any
     return list(ids[start:]) if said.strip() == wanted else []
 
 
+def spelled(
+    tokenizer: Tokenizer,
+    answers: Mapping[int, Sequence[int]],
+    messages: Sequence[Mapping[str, Any]],
+) -> dict[int, Sequence[int]]:
+    """Of each answer, by its message's index, the tokens that say what the message says; without
+    those that say something else."""
+    each = {index: spelling(tokenizer, ids, messages[index]) for index, ids in answers.items()}
+    return {index: ids for index, ids in each.items() if ids}
+
+
 def _spaces_twice(tokenizer: Tokenizer, text: str, position: int, ids: Sequence[int]) -> bool:
     """Some templates write a space before an answer that they did not ask for with one: then the
     model has written it, too."""

@@ -115,18 +115,20 @@ def _ended(
 ) -> None:
     settle(permit, pump.usage)
     if question.fit is not None and not serving.is_draining:
-        _foresee(question.fit, pump)
+        _foresee(question.fit, pump, keeps_ids=exchange.turn is not None)
         keep = keeper(serving.contexts, serving.conversations, exchange.turn)
         serving.summaries.begin(question.fit, exchange.tenant, keep)
 
 
-def _foresee(fit: Fit, pump: Pump) -> None:
+def _foresee(fit: Fit, pump: Pump, *, keeps_ids: bool) -> None:
     """Count the answer beside the loop. One that had to go to disk is not read back for that."""
     events = pump.log.recent
     if len(events) == len(pump.log):
-        said = "".join(e.text for e in events if isinstance(e, Delta) and e.choice == 0)
+        deltas = [e for e in events if isinstance(e, Delta) and e.choice == 0]
+        said = "".join(delta.text for delta in deltas)
+        ids = [token for delta in deltas for token in delta.token_ids] if keeps_ids else []
         with suppress(RuntimeError):  # the loop is being closed
-            asyncio.get_running_loop().run_in_executor(None, fit.foresee, said)
+            asyncio.get_running_loop().run_in_executor(None, fit.foresee, said, ids)
 
 
 def settle(permit: Permit, usage: Usage) -> None:

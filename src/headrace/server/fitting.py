@@ -17,7 +17,7 @@ from headrace.conversations.passages import Recalled
 from headrace.conversations.planning import Fitted, Planner, Room
 from headrace.conversations.report import context_report
 from headrace.conversations.strategies import Message
-from headrace.engine.replay import Render, replayed, spelling
+from headrace.engine.replay import Render, replayed, spelled
 from headrace.errors import HeadraceError
 from headrace.model.answer import AnswerStyle
 from headrace.server.contexts import Contexts, variables_key
@@ -41,19 +41,20 @@ class Fit:
     planner: Planner
     fitted: Fitted
     rewrites: Sequence[str]
-    answer_ids: Mapping[int, Sequence[int]]
-    """Of `ask`, where they spell what was said."""
 
     @property
     def wants_report(self) -> bool:
         return bool(self.context.report)
 
-    def foresee(self, answer: str) -> None:
-        """Count what the next turn will find said, so that it need not. Raises nothing."""
+    def foresee(self, answer: str, ids: Sequence[int] = ()) -> None:
+        """Count what the next turn will find said, so that it need not. `ids`: of the answer, where
+        they are kept. Raises nothing."""
+        before = self.ask.messages or ()
         said = {"role": "assistant", "content": answer}
+        answer_ids = {**self.ask.answer_ids, len(before): ids} if ids else self.ask.answer_ids
         with suppress(HeadraceError):
-            messages = (*(self.ask.messages or ()), said, {"role": "user", "content": "x"})
-            self.planner.measure.items(messages, self.answer_ids)
+            next_one = {"role": "user", "content": "x"}
+            self.planner.measure.items((*before, said, next_one), answer_ids)
 
     def report(self, num_prompt_tokens: int) -> Mapping[str, JSON]:
         told = context_report(self.fitted, num_prompt_tokens, self.rewrites)
@@ -84,15 +85,12 @@ def fitted(
         can_shift=ask.place is not None and ask.place.conversation_id is not None,
         recalled=recalled,
     )
-    ids = {
-        index: spelled
-        for index, ids in ask.answer_ids.items()
-        if (spelled := spelling(served.engine.tokenizer, ids, ask.messages[index]))
-    }
-    fit = planner.fit(ask.messages, context, ids)
+    fit = planner.fit(ask.messages, context, ask.answer_ids)
     rewrites = contexts.rewrites(served, style, ask, asking.render) if context.report else ()
-    shaped = replace(ask, messages=fit.messages, answer_ids=fit.moved(ids), context=context)
-    return shaped, Fit(served, ask, context, planner, fit, rewrites, ids)
+    shaped = replace(
+        ask, messages=fit.messages, answer_ids=fit.moved(ask.answer_ids), context=context
+    )
+    return shaped, Fit(served, ask, context, planner, fit, rewrites)
 
 
 def shifts(context: Context | None) -> bool:
@@ -132,7 +130,8 @@ class _Asking:
         self, messages: Sequence[Message], ids: Mapping[int, Sequence[int]]
     ) -> Sequence[int]:
         shown = self._style.shown(messages)
-        return replayed(self._engine.tokenizer, self.render, shown, ids)
+        tokenizer = self._engine.tokenizer
+        return replayed(tokenizer, self.render, shown, spelled(tokenizer, ids, shown))
 
     def frame(self, head: Sequence[Message]) -> int:
         """Tokens of tools and of a wished-for format, which the template writes beside the

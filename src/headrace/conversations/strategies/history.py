@@ -34,7 +34,7 @@ class History:
     @classmethod
     def of(cls, items: Sequence[Item]) -> History:
         """Time in proportion to the number of items."""
-        roles = [item.role for item in items]
+        roles = [str(item.message.get("role", "")) for item in items]
         turns = turns_of(roles)
         num_head = turns[0][0] if turns else len(items)
         costs = [

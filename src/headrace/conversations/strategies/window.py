@@ -10,6 +10,7 @@ is computed anew.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,12 +35,16 @@ class Window:
     """So many turns at the beginning stay for ever."""
 
     def starts(self, history: History, first: int = 0) -> Iterator[int]:
-        """The first turn that stayed, each time the model was asked; the last one holds for the
-        new turn. Begins where the turns before `first` are gone already."""
+        """The first turn that stayed, at the beginning and each time that it was another one; the
+        last one holds for the new turn. Begins where the turns before `first` are gone already."""
         start = max(first, self.num_first)
-        for turn, asked_at in history.asked:
+        yield start
+        asking = 0
+        while (asking := self._too_long(history, start, asking)) < len(history.asked):
+            turn, asked_at = history.asked[asking]
             start = self._moved(history, start, turn, asked_at)
             yield start
+            asking += 1
 
     def start(self, history: History, first: int = 0) -> int:
         """The first turn that stays now. Never more than the new turn's index."""
@@ -48,23 +53,32 @@ class Window:
             pass
         return min(start, max(0, len(history.turns) - 1))
 
+    def _too_long(self, history: History, start: int, asking: int) -> int:
+        """The first time from `asking` on that the model was asked and too much was there."""
+        asked, sums = history.asked, history.sums
+        most = self.max_tokens + self._begin(history, start)
+        found = bisect_right(asked, most, asking, key=lambda one: sums[one[1]])
+        if self.keep_turns is not None:
+            last = start + self._most_turns(self.keep_turns)
+            found = min(found, bisect_right(asked, last, asking, key=lambda one: one[0]))
+        return found
+
     def _moved(self, history: History, start: int, turn: int, asked_at: int) -> int:
-        if start < turn and self._is_too_long(history, start, turn):
-            start = turn - (self.keep_turns or 0)
-        if self._num_tokens(history, start, asked_at) > self.max_tokens:
-            while start < turn and self._num_tokens(history, start, asked_at) > self.low_tokens:
-                start += 1
+        if self.keep_turns is not None and turn - start > self._most_turns(self.keep_turns):
+            start = turn - self.keep_turns
+        num_tokens = history.sums[asked_at]
+        if start < turn and num_tokens - self._begin(history, start) > self.max_tokens:
+            least = num_tokens - self.low_tokens
+            turns = range(start, turn)
+            start += bisect_left(turns, least, key=lambda one: self._begin(history, one))
         return start
 
-    def _is_too_long(self, history: History, start: int, turn: int) -> bool:
-        if self.keep_turns is None:
-            return False
-        return turn - start > self.keep_turns + (self.keep_turns + 1) // 2
+    def _most_turns(self, keep_turns: int) -> int:
+        return keep_turns + (keep_turns + 1) // 2
 
-    def _num_tokens(self, history: History, start: int, asked_at: int) -> int:
+    def _begin(self, history: History, start: int) -> int:
+        """Tokens of the history that do not count where `start` is the first turn that stays: those
+        before it, but for the turns that stay for ever."""
         sums, turns = history.sums, history.turns
-        begin = turns[start][0] if start < len(turns) else asked_at
-        num_tokens = sums[asked_at] - sums[min(begin, asked_at)]
-        if num_first := min(self.num_first, start):
-            num_tokens += sums[turns[num_first - 1][1]]
-        return num_tokens
+        before = sums[turns[start][0]] if start < len(turns) else sums[-1]
+        return before - (sums[turns[self.num_first - 1][1]] if self.num_first else 0)
