@@ -1,4 +1,8 @@
-"""A synthetic conversation: small talk, facts planted in it, questions about them in the end."""
+"""A synthetic conversation: small talk, facts planted in it, questions about them in the end.
+
+Each turn has an aside: a fact, or some words about nothing that are about as long. So turns differ
+little in length, and what percentiles over them show is the strategy, not the question.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +41,14 @@ _SAID = (
     "Some find {topic} dull at first, but it becomes more interesting the longer one looks.",
     "If you want to know more about {topic}, begin with something small and go on from there.",
 )
+_ASIDES = (
+    "it has been rather windy here since this morning",
+    "the neighbours have painted their fence again",
+    "nobody seems to be in a hurry today",
+    "there was hardly any bread left at the shop",
+    "the kettle takes longer than it used to",
+    "our street is quiet at this time of day",
+)
 _SYLLABLES = ("ka", "ro", "mi", "ve", "lu", "ta", "sen", "dor", "bel", "ni", "fa", "zo")
 
 
@@ -67,18 +79,18 @@ class Talk:
 
 
 def talk(num_turns: int, seed: int = 1, *, num_sentences: int = 2) -> Talk:
-    """`num_turns` turns of about 60 tokens, more with more sentences. Facts are planted in the
+    """`num_turns` turns of about 75 tokens, more with more sentences. Facts are planted in the
     first two thirds of them."""
     chance = random.Random(seed)
     planted = _planted(num_turns, chance)
     turns, facts = [], []
     for index in range(num_turns):
         topic = chance.choice(_TOPICS)
-        asked = f"Tell me something about {topic}, please."
+        aside = chance.choice(_ASIDES)
         if index in planted:
-            told, key, question = planted[index]
-            asked = f"{asked} {chance.choice(_OPENINGS)} {told}."
+            aside, key, question = planted[index]
             facts.append(Fact(index, key, question))
+        asked = f"Tell me something about {topic}, please. {chance.choice(_OPENINGS)} {aside}."
         said = " ".join(chance.choice(_SAID).format(topic=topic) for _ in range(num_sentences))
         turns.append(Exchange(asked, said))
     return Talk(tuple(turns), tuple(facts))
