@@ -202,7 +202,16 @@ class TestFailures:
             reader = parser(Checks(CHECKED.calls, must_call=True, must_be_json=True))
             events, end = run(reader, ["Hm <tool_call>", '{"name":"wea'], reason)
             assert end == reason
-            assert text(events) == 'Hm<tool_call>{"name":"wea'
+            assert text(events) == "Hm"
+            assert calls(events) == []
+            said = [event for event in events if isinstance(event, Delta)]
+            assert [len(one.token_ids) for one in said] == [1, 1]
+
+    def test_no_cut_in_a_call_leaves_its_markup(self) -> None:
+        said = f"Hm. {WEATHER}"
+        for end in range(len("Hm. <tool_ca"), said.index("</tool_call>")):
+            events, _ = run(parser(), list(said[:end]), "length")
+            assert text(events).rstrip() == "Hm."
 
     def test_whole_calls_of_a_cut_answer_are_told(self) -> None:
         events, end = run(parser(), [WEATHER, "\n<tool_call>"], "length")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from headrace.model.answer.calls import CallReader
 from headrace.model.answer.formats import GENERIC, HERMES, LLAMA, MISTRAL, THINK_MARKERS, ToolFormat
 from headrace.model.answer.json_scan import JSONScan
-from headrace.model.answer.parts import Broken, Call, Part, held_from, joined
+from headrace.model.answer.parts import Broken, Call, Content, Part, held_from, joined
 from headrace.model.answer.thoughts import ThoughtReader
 from support.spoken_calls import SAMPLES, Sample
 
@@ -68,6 +68,30 @@ def test_a_call_is_told_when_its_json_ends() -> None:
     assert reader.push('<tool_call>{"name":"a","arguments":{"x":"') == []
     assert reader.push('y"}') == []
     assert reader.push("}") == [Call("a", '{"x":"y"}')]
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "told"),
+    [
+        (HERMES, "x <tool_", "x "),
+        (HERMES, "x <to", "x <to"),  # less than half of a marker may be anything
+        (HERMES, "x <tool_call> rain", "x"),
+        (HERMES, 'x <tool_call>{"name": "a"', "x"),
+        (MISTRAL, 'x [TOOL_CALLS] [{"name"', "x"),
+        (LLAMA, '{"na', ""),
+        (LLAMA, '{"name": "a", "parameters": {"x"', ""),
+        (LLAMA, '{"city": "Oslo', '{"city": "Oslo'),
+        (LLAMA, '<|python_tag|>{"name": "a"', ""),
+    ],
+)
+def test_an_answer_cut_in_a_call_says_what_came_before(
+    form: ToolFormat, text: str, told: str
+) -> None:
+    for pieces in [[text], *cuts(text, 1)]:
+        reader = CallReader(form)
+        parts = [part for piece in pieces for part in reader.push(piece)]
+        parts += reader.finish(is_cut=True)
+        assert joined(parts) == ([Content(told)] if told else [])
 
 
 TOKENS = [

@@ -186,3 +186,24 @@ def test_a_beginning_is_said_once() -> None:
         door.serving.streams.close()
 
     run(play)
+
+
+def test_a_retry_finds_its_answer_when_what_it_went_on_with_has_gone() -> None:
+    async def play() -> None:
+        door = door_with_a_model()
+        name = await streamed(door, CHAT, ASKED)
+        body = {**ASKED, "continue_from": {"stream_id": name}}
+        key = {"idempotency-key": "k"}
+        first = await door.answer(door.post(CHAT, body, key))
+        door.serving.streams._drop(name)
+        assert (await refused(door, CHAT, body))[1] == "stream_gone"
+        again = await door.post(CHAT, body, key).ended()
+        assert (again.status, again.body) == (200, first.body)
+        assert again.header("idempotent-replayed") == "true"
+        accept = {"accept": "text/event-stream"}
+        streamed_again = await door.post(CHAT, body, key | accept).ended()
+        assert streamed_again.header("content-type") == "text/event-stream"
+        assert (await refused(door, CHAT, {**body, "seed": 4}, **key))[0] == 422
+        door.serving.streams.close()
+
+    run(play)

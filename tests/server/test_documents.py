@@ -283,3 +283,43 @@ def test_the_servers_own_embedder_embeds(tmp_path: Path) -> None:
     run(door, play)
     door.serving.memories.stop()
     door.serving.conversations.close()
+
+
+def test_a_fork_has_documents_of_its_own(door: Door) -> None:
+    async def play() -> None:
+        await make(door)
+        await told(door.post(DOCUMENTS, MANUAL))
+        await embedded(door)
+        forked = await told(door.post(MILL + "/fork", {"id": "copy"}))
+        assert forked["id"] == "copy"
+        await embedded(door)
+        copies = "/v1/conversations/copy/documents"
+        (copy,) = (await told(door.call("GET", copies)))["data"]
+        (first,) = (await told(door.call("GET", DOCUMENTS)))["data"]
+        assert copy == first
+        await told(door.call("DELETE", DOCUMENTS + "/manual"))
+        memory = await door.serving.memories.kept()
+        recall = await memory.recall(Scope("local", "copy"), "water wheel", timeout_s=30)
+        assert [one.chunk.text for one in recall.found] == [WHEEL]
+        assert await found(door, "water wheel") == []
+
+    run(door, play)
+
+
+def test_a_response_is_answered_from_documents(door: Door) -> None:
+    async def play() -> None:
+        body = {
+            "model": "fake",
+            "input": "How fast does the water wheel turn?",
+            "documents": [MANUAL],
+            "context": {"strategy": "retrieval", "report": True},
+        }
+        call = door.post("/v1/responses", body)
+        while not call.has_ended:
+            await asyncio.sleep(0.002)
+            if door.engine.stats().num_pending_requests:
+                door._step()
+        report = (await told(call))["x_headrace"]["context"]
+        assert [source["id"] for source in report["sources"]] == ["manual"]
+
+    run(door, play)

@@ -397,6 +397,43 @@ def test_export_and_import(door: Door) -> None:
     run(door, play)
 
 
+def test_what_is_null_is_cleared(door: Door) -> None:
+    async def play() -> None:
+        context = {"strategy": "sliding_window", "max_tokens": 300}
+        given = {"title": "Mill", "metadata": {"a": "b"}, "context": context}
+        await ended(door.post(CONVERSATIONS, {"id": "c", **given}))
+        path = f"{CONVERSATIONS}/c"
+        cleared = {"title": None, "metadata": {}, "context": None}
+        for name, nothing in cleared.items():
+            shown = await ended(door.post(path, {name: None}))
+            assert shown[name] == nothing
+            assert {other: shown[other] for other in given if other != name} == {
+                other: given[other] for other in given if other != name
+            }
+            assert await ended(door.call("GET", path)) == shown
+            await ended(door.post(path, {name: given[name]}))
+        shown = await ended(door.post(path, dict.fromkeys(cleared)))
+        assert {name: shown[name] for name in cleared} == cleared
+        refused = await ended_any(door.post(path, {"title": None, "metadata": 7}))
+        assert refused.status == 400
+
+    run(door, play)
+
+
+def test_an_answer_that_its_limit_cut_did_not_break_off(door: Door) -> None:
+    async def play() -> None:
+        body = {"prompt": "Tell me", "conversation_id": "c", "max_tokens": 3}
+        await answer(door, door.post(API, body))
+        await drained(door)
+        exported = await ended(door.call("GET", f"{CONVERSATIONS}/c/export"))
+        (_, cut) = exported["messages"]
+        assert (cut["status"], cut["metadata"]["finish_reason"]) == ("incomplete", "length")
+        text = await ended_any(door.call("GET", f"{CONVERSATIONS}/c/export?format=markdown"))
+        assert text.body.decode().endswith("Hel\n\n*(cut at its limit of tokens)*\n")
+
+    run(door, play)
+
+
 def test_a_part_of_a_message_is_deleted_once(door: Door) -> None:
     async def play() -> None:
         told = {"role": "assistant", "reasoning": "Hm.", "content": "Yes."}

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from headrace.events import Started
-from headrace.server import respond
+from headrace.model.answer.formats import THINK_MARKERS
+from headrace.server.exchange import header_value
 from headrace.testing import END_ID, FakeModel, FaultyModel, ManualEngine, saying
 from headrace.testing.asgi import Call
 from headrace.wire.chat_answer import ChatStream
@@ -423,4 +424,36 @@ def test_patience_that_runs_out(
 
 
 def test_header_values_are_printable() -> None:
-    assert respond.header_value("é\r\nx: 1\x00\x7f\t") == rb"\xe9  x: 1   "
+    assert header_value("é\r\nx: 1\x00\x7f\t") == rb"\xe9  x: 1   "
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "ignored"),
+    [
+        (CHAT, {"reasoning_effort": "high"}, "reasoning_effort"),
+        (CHAT, {"reasoning_effort": "none"}, None),
+        (CHAT, {"reasoning_effort": "low", "frobnicate": 1}, "frobnicate, reasoning_effort"),
+        (RESPONSES, {"reasoning": {"effort": "high"}}, "reasoning.effort"),
+    ],
+)
+def test_effort_is_ignored_by_a_model_without_thoughts(
+    path: str, asked: dict[str, Any], ignored: str | None
+) -> None:
+    async def play() -> None:
+        door = Door()
+        question = {"model": "fake", "input": "x"} if path == RESPONSES else chat_body(model="fake")
+        call = await door.answer(door.post(path, {**question, **asked}))
+        assert (call.status, call.header("x-headrace-ignored")) == (200, ignored)
+
+    run(play)
+
+
+def test_effort_counts_for_a_model_that_thinks() -> None:
+    async def play() -> None:
+        door = Door()
+        (served,) = door.serving.registry.served
+        served.style.thinks = THINK_MARKERS[0]
+        call = await door.answer(door.post(CHAT, chat_body(model="fake", reasoning_effort="high")))
+        assert (call.status, call.header("x-headrace-ignored")) == (200, None)
+
+    run(play)

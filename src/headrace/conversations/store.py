@@ -19,6 +19,7 @@ from sqlalchemy import Connection, select, tuple_
 
 from headrace.conversations import rows, tree
 from headrace.conversations.database import Database
+from headrace.conversations.memory.rows import copy_documents
 from headrace.conversations.strategies.values import Message
 from headrace.conversations.tables import conversations
 from headrace.conversations.values import (
@@ -242,8 +243,9 @@ class ConversationStore:
         new_id: str | None = None,
         metadata: Data | None = None,
     ) -> Conversation:
-        """A new conversation with the branch up to a message, by default up to the head. Messages
-        keep their ids, and share nothing: what happens to one conversation happens to it alone."""
+        """A new conversation with the branch up to a message, by default up to the head, and with
+        the documents. Messages keep their ids, and share nothing: what happens to one conversation
+        happens to it alone."""
 
         def work(connection: Connection) -> Conversation:
             found = rows.find(connection, tenant, conversation_id)
@@ -253,7 +255,9 @@ class ConversationStore:
             kept = [message for message in told if message.status != "in_progress"]
             data = found.metadata if metadata is None else metadata
             copy = replace(found, title=found.title, metadata=data)
-            return self._restore(connection, copy, kept, kept[-1].id if kept else None, new_id)
+            made = self._restore(connection, copy, kept, kept[-1].id if kept else None, new_id)
+            copy_documents(connection, found.number, made.number)
+            return made
 
         return await self.database.write(work)
 

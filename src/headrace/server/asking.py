@@ -147,6 +147,7 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
         exchange.prompts = tuple(map(_prompt, asks))
     _check_max_tokens(ask, served.engine.context_length)
     style: AnswerStyle = served.style
+    exchange.ignored += _without_effect(style, asks, exchange.endpoint)
     found = await recalled(serving, exchange, ask)
     told = [ask_with_documents(serving.contexts, one) for one in asks]
 
@@ -217,6 +218,14 @@ def _answer_ids(ask: Ask, plan: AnswerPlan) -> Mapping[int, Sequence[int]]:
         return {}
     further = len(plan.messages or ()) - len(ask.messages or ())
     return {index + further: ids for index, ids in ask.answer_ids.items()}
+
+
+def _without_effect(style: AnswerStyle, asks: Sequence[Ask], endpoint: str) -> list[str]:
+    """Fields that mean nothing to the model. One that does not think does what `none` asks for."""
+    effort = asks[0].reasoning_effort
+    if style.thinks is not None or effort in (None, "none"):
+        return []
+    return ["reasoning.effort" if endpoint == "/responses" else "reasoning_effort"]
 
 
 def _check_max_tokens(ask: Ask, context_length: int) -> None:

@@ -97,12 +97,20 @@ class _Asked:
 
     async def body(self, table: Table, *, may_be_empty: bool = False) -> dict[str, Any]:
         """What `table` reads of the body."""
-        request, serving = self._request, self._serving
-        raw = await read_body(request.scope, request.receive, serving.settings.max_body_bytes)
+        raw = await self._raw()
         if may_be_empty and not raw:
             return {}
-        limits = serving.body_limits
+        limits = self._serving.body_limits
         return asked.read(table, parse_body(raw, limits), limits)
+
+    async def changes(self) -> dict[str, Any]:
+        """What the body wants to be otherwise."""
+        limits = self._serving.body_limits
+        return asked.changes(parse_body(await self._raw(), limits), limits)
+
+    async def _raw(self) -> bytes:
+        most = self._serving.settings.max_body_bytes
+        return await read_body(self._request.scope, self._request.receive, most)
 
 
 class _Handlers:
@@ -127,7 +135,7 @@ class _Handlers:
 
     @_answered
     async def update(self, request: _Asked) -> ASGIApp:
-        given = await request.body(asked.UPDATE)
+        given = await request.changes()
         changed = await request.store.update(request.tenant, request.id, **given)
         return _json(shown.conversation_object(changed))
 
@@ -196,6 +204,7 @@ class _Handlers:
             new_id=_free(given.get("id"), "id"),
             metadata=given.get("metadata"),
         )
+        self.serving.memories.wake()
         return _json(shown.conversation_object(made))
 
     @_answered

@@ -25,7 +25,6 @@ from headrace.model.embedding.slices import slices
 from headrace.server.body import read_body
 from headrace.server.exchange import Exchange, exchange_of
 from headrace.server.limits import Permit
-from headrace.server.respond import ignored_headers
 from headrace.server.serving import Serving
 from headrace.server.sse import left
 from headrace.wire.body import parse_body
@@ -51,7 +50,7 @@ async def embed(request: Request, serving: Serving) -> Response:
         parse_body(raw, serving.body_limits), serving.body_limits, strict=serving.settings.strict
     )
     exchange.model = ask.model
-    exchange.headers += ignored_headers(ask.ignored)
+    exchange.ignored += ask.ignored
     exchange.served_by = serving.embedders.check_name(ask.model)
     with serving.open():
         embedder = await serving.embedders.get()

@@ -35,6 +35,9 @@ LEFT = 499
 _SWITCHED = 101
 _KEY = "headrace.exchange"
 _MAX_CLIENT_ID = 128
+_LONGEST_HEADER = 2048
+"""Clients choke on longer ones."""
+_UNPRINTABLE = re.compile(rb"[^ -~]")
 _PRINTABLE = re.compile(rb"[!-~]{1,%d}" % _MAX_CLIENT_ID)
 
 
@@ -49,6 +52,8 @@ class Exchange:
     arrived_at: float = field(default_factory=time.perf_counter)
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     """To be on the response, whatever it is."""
+    ignored: list[str] = field(default_factory=list)
+    """Fields that were sent and had no effect, by their paths: for `x-headrace-ignored`."""
     tenant: str = ""
     model: str | None = None
     served_by: str | None = None
@@ -197,8 +202,22 @@ def _is_gone(scope: Scope) -> bool:
     return transport is not None and transport.is_closing()
 
 
-def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+def headers_of(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """What every answer has, over HTTP or not."""
     headers = [(b"x-request-id", exchange.id.encode()), *exchange.headers]
+    if exchange.ignored:
+        named = header_value(", ".join(dict.fromkeys(exchange.ignored)))
+        headers.append((b"x-headrace-ignored", named[:_LONGEST_HEADER]))
+    return headers
+
+
+def header_value(text: str) -> bytes:
+    """Printable ASCII, whatever the text."""
+    return _UNPRINTABLE.sub(b" ", text.encode("ascii", "backslashreplace"))
+
+
+def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    headers = headers_of(exchange)
     if exchange.client_request_id is not None:
         headers.append((b"x-client-request-id", exchange.client_request_id.encode()))
     return headers

@@ -47,9 +47,16 @@ class Idempotency:
         return len(self._claims)
 
     async def attach(self, tenant: str, key: str, digest: bytes) -> Kept[Telling] | None:
-        """The stream that answers the question of that digest already; None where the caller is to
-        answer it, and then to `settle` or `give_up`. Raises `IdempotencyConflict` where the key
-        asks something else now."""
+        """As `find`; where there is none, the caller is to answer, and then to `settle` or
+        `give_up`."""
+        found = await self.find(tenant, key, digest)
+        if found is None:
+            self._claims[tenant, key] = Claim(digest)
+        return found
+
+    async def find(self, tenant: str, key: str, digest: bytes) -> Kept[Telling] | None:
+        """The stream that answers the question of that digest already. Raises
+        `IdempotencyConflict` where the key asks something else now."""
         if not 0 < len(key) <= _LONGEST_KEY:
             raise InvalidRequest(
                 f"`Idempotency-Key` must have 1 to {_LONGEST_KEY} characters", param=HEADER
@@ -64,7 +71,6 @@ class Idempotency:
             kept = await asyncio.shield(claim.kept)
             if kept is not None:
                 return kept
-        self._claims[tenant, key] = Claim(digest)
         return None
 
     def settle(self, tenant: str, key: str, kept: Kept[Telling]) -> None:

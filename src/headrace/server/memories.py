@@ -78,10 +78,10 @@ class Memories:
         if self._kept is not None:
             self._kept.remember(scope)
 
-    def tidy(self) -> None:
-        """Conversations were deleted."""
+    def wake(self) -> None:
+        """Conversations were deleted, or have documents that nobody gave to the memory."""
         if self._kept is not None:
-            self._kept.tidy()
+            self._kept.wake()
 
     def stop(self) -> None:
         """Before the database is closed, for good."""

@@ -11,9 +11,8 @@ was asked for as resumable, or under an `Idempotency-Key`, is kept.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TypeAlias
@@ -29,7 +28,7 @@ from headrace.server.body import read_body
 from headrace.server.continuing import said_in_full
 from headrace.server.conversing import mark_of, start
 from headrace.server.durable import Header
-from headrace.server.exchange import Exchange, exchange_of
+from headrace.server.exchange import Exchange, exchange_of, header_value
 from headrace.server.negotiation import wants_stream
 from headrace.server.serving import Serving
 from headrace.server.streams import KeptWriter, stream_headers
@@ -39,11 +38,8 @@ from headrace.streams.kept import Kept
 from headrace.streams.pump import Pump, Record
 from headrace.wire.ask import JSON, Stamp
 from headrace.wire.body import BodyLimits, parse_body
+from headrace.wire.continue_from import NAME as CONTINUES
 from headrace.wire.ids import stream_id
-
-_LONGEST_HEADER = 2048
-"""Clients choke on longer ones."""
-_UNPRINTABLE = re.compile(rb"[^ -~]")
 
 ReadForm: TypeAlias = Callable[[Mapping[str, JSON], BodyLimits, bool], Form]
 """Body, limits, strict: raises `InvalidRequest`."""
@@ -55,22 +51,37 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
     exchange.tenant = serving.access.authenticate(request.scope["headers"]).id
     settings = serving.settings
     raw = await read_body(request.scope, request.receive, settings.max_body_bytes)
-    asked = parse_body(raw, serving.body_limits)
-    body = await said_in_full(serving, exchange.tenant, asked, exchange.endpoint)
-    form = read_form(body, serving.body_limits, settings.strict)
+    key = request.headers.get(idempotency.HEADER)
+    digest = sha256(exchange.endpoint.encode() + b"\n" + raw).digest() if key is not None else b""
+    asked = Asked(raw.decode(errors="replace"), key, digest)
+    form, asked = await _understood(serving, exchange, raw, asked, read_form)
     ask = form.asks[0]
     exchange.answer_id = form.new_id()
     exchange.is_streamed = wants_stream(
         ask, request.headers.get("accept", ""), by_default=settings.stream_by_default
     )
-    exchange.headers += ignored_headers(ask.ignored)
-    key = request.headers.get(idempotency.HEADER)
+    exchange.ignored += ask.ignored
     is_resumable = ask.resumable or request.headers.get("x-headrace-resumable") in ("1", "true")
     if key is None and not (is_resumable and exchange.is_streamed):
         return Answer(serving, exchange, form)
-    text = raw.decode() if body is asked else orjson.dumps(body).decode()
-    question = Asked(text, key, sha256(exchange.endpoint.encode() + b"\n" + raw).digest())
-    return KeptAnswer(serving, exchange, form, question, is_numbered=is_resumable)
+    return KeptAnswer(serving, exchange, form, asked, is_numbered=is_resumable)
+
+
+async def _understood(
+    serving: Serving, exchange: Exchange, raw: bytes, asked: Asked, read_form: ReadForm
+) -> tuple[Form, Asked]:
+    """The form of a question, and its words in full. Raises what refuses it."""
+    body = parse_body(raw, serving.body_limits)
+    if asked.key is not None and CONTINUES in body:
+        # Of what it went on with, nothing need be there any more where it is answered already.
+        await serving.durable.wait_for_key(exchange.tenant, asked.key)
+        found = await serving.idempotency.find(exchange.tenant, asked.key, asked.digest)
+        if found is not None:
+            return found.form.form, asked
+    full = await said_in_full(serving, exchange.tenant, body, exchange.endpoint)
+    if full is not body:
+        asked = replace(asked, body=orjson.dumps(full).decode())
+    return read_form(full, serving.body_limits, serving.settings.strict), asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,15 +325,3 @@ def conversation_headers(told: Telling) -> list[tuple[bytes, bytes]]:
     if told.conversation_id is None:
         return []
     return [(b"x-headrace-conversation-id", header_value(told.conversation_id))]
-
-
-def ignored_headers(ignored: Sequence[str]) -> list[tuple[bytes, bytes]]:
-    """What had no effect, by its paths."""
-    if not ignored:
-        return []
-    return [(b"x-headrace-ignored", header_value(", ".join(ignored))[:_LONGEST_HEADER])]
-
-
-def header_value(text: str) -> bytes:
-    """Printable ASCII, whatever the text."""
-    return _UNPRINTABLE.sub(b" ", text.encode("ascii", "backslashreplace"))

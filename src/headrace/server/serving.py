@@ -171,7 +171,7 @@ class Serving:
 
     def _forget(self, tenant: str, conversation_id: str) -> None:
         """Its banks, vectors and summaries go with the conversation."""
-        self.memories.tidy()
+        self.memories.wake()
         self.contexts.shelf.forget((tenant, conversation_id))
         for model in self.registry.served:
             model.engine.forget(tenant, conversation_id)

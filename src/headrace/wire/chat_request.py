@@ -65,7 +65,12 @@ CHAT: Final = Table(
     field("top_logprobs", Whole(0, 20), note="And of this many of the likeliest ones."),
     field("response_format", RESPONSE_FORMAT, note="Text, any JSON object, or JSON by a schema."),
     field("functions", FUNCTIONS, note="The older spelling of `tools`."),
-    field("tools", TOOLS, note="Functions that the model may call."),
+    field(
+        "tools",
+        TOOLS,
+        note="Functions that the model may call. A call is told whole, or, where the limit of "
+        "tokens cuts it, not at all.",
+    ),
     field("function_call", FUNCTION_CALL, note="The older spelling of `tool_choice`."),
     field("tool_choice", TOOL_CHOICE, note="`auto` where there are tools, else `none`."),
     field("parallel_tool_calls", Boolean(), "parallel_tool_calls", "Several calls in one answer."),

@@ -121,7 +121,9 @@ def markdown(conversation: Conversation, messages: Sequence[StoredMessage]) -> s
     for each in messages:
         parts.append(f"## {str(each.message['role']).capitalize()}")
         parts += _said(each.message)
-        if each.status in ("incomplete", "failed"):
+        if each.metadata.get("finish_reason") == "length":
+            parts.append("*(cut at its limit of tokens)*")
+        elif each.status in ("incomplete", "failed"):
             parts.append("*(broke off)*")
     return "\n\n".join(parts) + "\n"
 

@@ -50,6 +50,7 @@ CREATE: Final = Table(
     KEPT_CONTEXT,
 )
 UPDATE: Final = Table(_METADATA, _TITLE, KEPT_CONTEXT)
+_CLEARED: Final[Mapping[str, JSON]] = {"metadata": {}, "title": None, "context": None}
 ADD_ITEMS: Final = Table(row("items", _ITEMS, note="What to add.", required=True))
 FORK: Final = Table(
     ours("at", REFERENCE, note="The last message that goes along; by default the last one."),
@@ -105,7 +106,7 @@ class Exported:
 
 
 def read(table: Table, body: Mapping[str, JSON], limits: BodyLimits) -> dict[str, Any]:
-    """What `table` reads of a body; `items` as messages. A null is there, and means none."""
+    """What `table` reads of a body; `items` as messages."""
     given = table.read(body, (), Reading(limits))
     if "items" in given:
         if len(given["items"]) > MAX_ITEMS:
@@ -115,6 +116,14 @@ def read(table: Table, body: Mapping[str, JSON], limits: BodyLimits) -> dict[str
             )
         given["items"] = plain(messages_of(given["items"]), limits.max_depth)
     return given
+
+
+def changes(body: Mapping[str, JSON], limits: BodyLimits) -> dict[str, Any]:
+    """What `UPDATE` reads of a body. What is null there is cleared, not left as it was."""
+    nulls = {name for name, value in body.items() if value is None}
+    return {name: none for name, none in _CLEARED.items() if name in nulls} | read(
+        UPDATE, body, limits
+    )
 
 
 def exported(given: Mapping[str, Any], limits: BodyLimits) -> list[Exported]:

@@ -27,7 +27,8 @@ from headrace.wire.common_fields import (
     stream_options,
 )
 from headrace.wire.context_field import CONTEXT
-from headrace.wire.fields import Given, Table, field, refused, unused
+from headrace.wire.documents import DOCUMENTS
+from headrace.wire.fields import Given, Table, field, ours, refused, unused
 from headrace.wire.items import ITEM, add_item
 from headrace.wire.kinds import Boolean, ByType, Many, MapOf, OneOf, Refused, Text, Whole
 from headrace.wire.messages import Message, is_unfinished, plain
@@ -133,6 +134,7 @@ RESPONSES: Final = Table(
     CONVERSATION,
     QUEUE,
     CONTEXT,
+    ours("documents", DOCUMENTS, "documents", "Texts to answer from."),
     refused("prompt", "there are no stored prompts here; send `input`"),
     field("include", Many(Text(), "names", limit="max_parts"), note=f"`{_LOGPROBS}`, or nothing."),
     unused("max_tool_calls", Whole(1)),

@@ -224,7 +224,7 @@ def test_deleting_a_conversation_deletes_its_memory(database_url: str) -> None:
         await database.write(
             lambda c: c.execute(delete(conversations).where(conversations.c.tenant == "anna"))
         )
-        memory.tidy()
+        memory.wake()
         await memory.idle()
         assert memory.num_held == 0
         for table in ("documents", "chunks", "chunk_words", "vectors"):
@@ -390,7 +390,7 @@ def test_no_tenant_ever_finds_anothers(
                     conversations.c.id == scope.conversation
                 )
                 await database.write(lambda c, w=where: c.execute(delete(conversations).where(w)))
-                memory.tidy()
+                memory.wake()
                 del alive[scope]
             await check(memory, alive, words)
         await memory.idle()

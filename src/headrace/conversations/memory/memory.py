@@ -141,8 +141,9 @@ class Memory:
         """The conversation's new messages, soon, in the background."""
         self._indexer.read(scope)
 
-    def tidy(self) -> None:
-        """Conversations were deleted: soon nothing of them is in memory, either."""
+    def wake(self) -> None:
+        """The tables have changed. Of conversations that were deleted, soon nothing is in memory,
+        either; what came without us is embedded."""
         self._indexer.wake()
 
     async def idle(self) -> None:

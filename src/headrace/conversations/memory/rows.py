@@ -128,6 +128,29 @@ def add_document(
     _add_chunks(connection, conversation, {"document": number, "message": None}, pieces)
 
 
+def copy_documents(connection: Connection, source: int, target: int) -> None:
+    """All documents of one conversation, by number, into another that has none. They are found by
+    their words there; their vectors are made again, in the background."""
+    told = select(documents).where(documents.c.conversation == source).order_by(documents.c.number)
+    for document in connection.execute(told).all():
+        row = {
+            "conversation": target,
+            "id": document.id,
+            "title": document.title,
+            "num_chars": document.num_chars,
+            "created_at": document.created_at,
+        }
+        added = insert(documents).returning(documents.c.number)
+        number = connection.execute(added, row).scalar_one()
+        parts = (
+            select(chunks.c.position, chunks.c.text)
+            .where(chunks.c.document == document.number)
+            .order_by(chunks.c.position)
+        )
+        pieces = [(position, said) for position, said in connection.execute(parts)]
+        _add_chunks(connection, target, {"document": number, "message": None}, pieces)
+
+
 def count_chunks(connection: Connection, scope: Scope) -> int:
     """Of documents and messages together."""
     conversation = number_of(connection, scope)

@@ -2,6 +2,9 @@
 
 In: text. Out: what is said, and whole calls. A call's end is found by its JSON, so a closing marker
 inside an argument is just text. White space next to a call belongs to nobody.
+
+Of an answer that is cut inside a call, what was said before the call is all: a call is told whole
+or not at all, and its markup is nobody's text.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from headrace.model.answer.json_scan import JSONScan
 from headrace.model.answer.parts import Broken, Call, Content, Part, held_from
 
 _MAX_DIGITS = 1_000
+_FIRST_KEY = '"name"'
 _SEPARATORS = " \t\r\n;,"
 """What models write between two bare calls."""
 
@@ -33,6 +37,7 @@ class CallReader:
         self._scan = JSONScan()
         self._is_after_call = False
         """Nothing but white space since the last call."""
+        self._is_cut = False
         self._next = self._saying if form.needs_opening else self._beginning
         self._read = self._next
 
@@ -41,8 +46,9 @@ class CallReader:
         self._text += text
         return self._take(is_end=False)
 
-    def finish(self) -> list[Part]:
-        """What was held back."""
+    def finish(self, *, is_cut: bool = False) -> list[Part]:
+        """What was held back. `is_cut`: the answer would have gone on."""
+        self._is_cut = is_cut
         return self._take(is_end=True)
 
     def _take(self, *, is_end: bool) -> list[Part]:
@@ -70,7 +76,7 @@ class CallReader:
             self._text = self._text[start:]
             self._read = self._opened
         elif is_end:
-            said, self._text = self._text, ""
+            said, self._text = self._text[: self._said_until()], ""
         else:
             said = self._text[: held_from(self._text, opening)].rstrip()
             self._text = self._text[len(said) :]
@@ -80,6 +86,12 @@ class CallReader:
             return []
         self._is_after_call = False
         return [Content(said)]
+
+    def _said_until(self) -> int:
+        """Where the last text ends: before a marker of which a cut left the greater part."""
+        held = held_from(self._text, self._format.opening)
+        is_marker = 2 * (len(self._text) - held) > len(self._format.opening)
+        return held if self._is_cut and is_marker else len(self._text)
 
     def _opened(self, is_end: bool) -> list[Part]:
         begun = self._text[len(self._format.opening) :].lstrip()
@@ -130,7 +142,16 @@ class CallReader:
     def _broken(self, end: int, *, is_cut: bool) -> list[Part]:
         text, self._text = self._text[:end], self._text[end:]
         self._read = self._saying
-        return [Broken(text, is_cut)]
+        if not (is_cut and self._is_cut):
+            return [Broken(text, is_cut)]
+        is_call = text.startswith(self._format.opening) or _may_be_call(text[self._json_start :])
+        return [] if is_call else [Content(text)]
+
+
+def _may_be_call(json_begun: str) -> bool:
+    """Whether a beginning of a JSON object could go on as a call."""
+    first = json_begun[1:].lstrip()
+    return first.startswith(_FIRST_KEY) or _FIRST_KEY.startswith(first)
 
 
 def _calls(text: str) -> list[Call] | None:

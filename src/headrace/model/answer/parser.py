@@ -110,11 +110,9 @@ class AnswerParser:
             thought, spoken = self._thoughts.finish()
             parts = [*_thought(thought), *self._spoken(spoken)]
         if self._calls is not None:
-            parts += self._calls.finish()
-        # An answer that was cut short is no failure, and neither is the call it was cut in.
-        return [
-            Content(p.text) if is_cut and isinstance(p, Broken) and p.is_cut else p for p in parts
-        ]
+            # An answer that was cut short is no failure, and neither is the call it was cut in.
+            parts += self._calls.finish(is_cut=is_cut)
+        return parts
 
     def _spoken(self, text: str) -> list[Part]:
         if self._calls is not None:

@@ -17,8 +17,8 @@ from headrace.events import Failed
 from headrace.server.chat import ChatForm
 from headrace.server.continuing import said_in_full
 from headrace.server.conversing import start
-from headrace.server.exchange import Exchange
-from headrace.server.respond import Asked, begin_kept, header_value, ignored_headers, telling
+from headrace.server.exchange import Exchange, header_value, headers_of
+from headrace.server.respond import Asked, begin_kept, conversation_headers, telling
 from headrace.server.serving import Serving
 from headrace.server.socket.outlet import Outlet, Source, Speech
 from headrace.server.socket.sources import KeptSource, PlainSource
@@ -87,7 +87,7 @@ class Answer:
         body = await said_in_full(serving, exchange.tenant, question.body, exchange.endpoint)
         form = ChatForm(body, serving.body_limits, serving.settings.strict)
         ask = form.asks[0]
-        exchange.headers += ignored_headers(ask.ignored)
+        exchange.ignored += ask.ignored
         exchange.answer_id = form.new_id()
         if ask.resumable:
             asked = Asked(orjson.dumps(body).decode())
@@ -110,6 +110,7 @@ class Answer:
 
     async def _tell_plain(self, pump: Pump, told: Telling) -> None:
         self._runs(pump.cancel)
+        self.exchange.headers += conversation_headers(told)
         source = PlainSource(pump, PlainMessages(self.id, told.encoder()))
         try:
             await self._say(pump.log, source)
@@ -123,6 +124,7 @@ class Answer:
     async def _tell_kept(self, kept: Kept[Telling], after: int) -> None:
         self._runs(kept.stop)
         self.exchange.headers += stream_headers(self._serving, kept)
+        self.exchange.headers += conversation_headers(kept.form)
         with kept.reading():
             source = KeptSource(kept, NumberedMessages(self.id), after)
             await self._say(kept.pump.log, source)
@@ -149,8 +151,3 @@ class Answer:
         begins_with = next(iter(log), None)
         if was_sent and isinstance(begins_with, Failed):
             self.failed(begins_with.error)
-
-
-def headers_of(exchange: Exchange) -> list[tuple[bytes, bytes]]:
-    """What would be on the response over HTTP."""
-    return [(b"x-request-id", exchange.id.encode()), *exchange.headers]

@@ -15,9 +15,9 @@ import time
 from collections.abc import Mapping
 
 from headrace.errors import HeadraceError, InvalidRequest, RateLimited
-from headrace.server.exchange import LEFT, Exchange
+from headrace.server.exchange import LEFT, Exchange, headers_of
 from headrace.server.serving import Serving
-from headrace.server.socket.answer import Answer, headers_of
+from headrace.server.socket.answer import Answer
 from headrace.server.socket.caller import Caller
 from headrace.server.socket.drafts import Drafts
 from headrace.server.socket.outlet import Outlet
