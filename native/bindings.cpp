@@ -30,7 +30,7 @@ namespace {
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Shorts = nb::ndarray<const int16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Sums = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Table = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -316,17 +316,21 @@ nb::dict cpu_info() {
 }
 
 // sums[i] = rows[i] . x
-void scan_rows(const Bytes& rows, const Shorts& x, const Sums& sums) {
+std::vector<size_t> nearest_rows(const Bytes& rows, const Floats& scales, const Shorts& x,
+                                 size_t limit) {
   constexpr size_t kMost = size_t{1} << 17;
   const size_t n = x.shape(0);
-  if (rows.shape(1) != n || rows.shape(0) != sums.shape(0) || n > kMost) {
-    throw std::invalid_argument("rows, x and sums do not fit each other");
+  if (rows.shape(1) != n || rows.shape(0) != scales.shape(0) || n > kMost) {
+    throw std::invalid_argument("rows, scales and x do not fit each other");
   }
   for (size_t i = 0; i < n; ++i) {
     if (x.data()[i] < -127 || x.data()[i] > 127) throw std::invalid_argument("x is over 127");
   }
   nb::gil_scoped_release release;
-  scan(rows.data(), rows.shape(0), x.data(), static_cast<int>(n), sums.data());
+  static const Kernels& kernels = choose_kernels("");
+  static const int num_threads = usable_cores();
+  const ByteRows all{rows.data(), scales.data(), rows.shape(0), static_cast<int>(n)};
+  return nearest(kernels, all, x.data(), limit, num_threads);
 }
 
 Sampler make_sampler(float temperature, int top_k, float top_p, float min_p,
@@ -360,8 +364,10 @@ NB_MODULE(_native, m) {
       },
       "num_bytes"_a, "threads"_a = 0, "repeats"_a = 10,
       "Bytes a second that all threads read together: the best of `repeats` passes.");
-  m.def("scan", &scan_rows, "rows"_a, "x"_a, "sums"_a,
-        "sums[i] = the dot product of row i with x, on the caller's thread.");
+  m.def(
+      "nearest", &nearest_rows, "rows"_a, "scales"_a, "x"_a, "limit"_a,
+      "The `limit` rows whose dot products with x, times their scales, are the greatest, the best "
+      "first. On all cores.");
   m.def("uniform", &uniform, "seed"_a, "choice"_a, "position"_a);
 
   nb::class_<Sampler>(m, "Sampler")

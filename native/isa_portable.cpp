@@ -14,6 +14,7 @@ namespace {
 //
 #include "kernels/attention.hpp"
 #include "kernels/gemm.hpp"
+#include "kernels/scan.hpp"
 #include "kernels/wide.hpp"
 //
 #include "kernels/table.hpp"

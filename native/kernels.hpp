@@ -88,6 +88,9 @@ struct Kernels {
   float (*softmax_weights)(const float* x, int n, float max, float scale, float* out);
   // The greatest value and its lowest index; *has_nan when any value is NaN.
   int (*argmax)(const float* x, int n, float* value, bool* has_nan);
+  // out[i] = the dot product of row i, n bytes, with x. n is at most 2^17 and each |x| at most 127,
+  // so that no sum overflows.
+  void (*scan)(const int8_t* rows, size_t num_rows, const int16_t* x, int n, int32_t* out);
 };
 
 extern const Kernels kPortableKernels;

@@ -35,4 +35,5 @@
       .finish = finish,                                                                      \
       .softmax_weights = softmax_weights,                                                    \
       .argmax = argmax,                                                                      \
+      .scan = scan,                                                                          \
   }

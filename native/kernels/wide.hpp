@@ -3,6 +3,9 @@
 // Weights lie as [pair of inputs][16 rows][2], activations as [pair of inputs][token][2], so that
 // one instruction multiplies two inputs of a lane's row and adds them up.
 
+// Weights between what is multiplied and what is fetched: 8 KB.
+constexpr int kAhead = 4096;
+
 // A token's inputs as integers, in column `lane` of a panel; returns their step.
 float widen(const float* x, int n, int16_t* panel, int width, int lane) {
   float amax = 0.0f;
@@ -28,6 +31,7 @@ float widen(const float* x, int n, int16_t* panel, int width, int lane) {
 }
 
 // acc[16 t + lane] += the products of inputs [0, num_inputs), a whole number of blocks or the last.
+// A few tokens' time is that of reading the weights, so what comes next is fetched meanwhile.
 template <int T>
 void wide_gemm(const int16_t* tile, const int16_t* panel, int num_inputs, float* acc) {
   for (int from = 0; from < num_inputs; from += kWideBlock) {
@@ -36,6 +40,7 @@ void wide_gemm(const int16_t* tile, const int16_t* panel, int num_inputs, float*
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) sums[t] = no_integers();
     for (int j = 0; j < pairs; ++j) {
+      __builtin_prefetch(tile + 2 * kLanes * j + kAhead);
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) {
         sums[t] = add_products(sums[t], tile + 2 * kLanes * j, panel + 2 * (T * j + t));

@@ -115,6 +115,20 @@ inline int sum(I a) {
   y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0xB1));
   return _mm_cvtsi128_si32(y);
 }
+inline __m256i byte_products(const int8_t* w, const int16_t* a) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w));
+  return _mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes),
+                           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a)));
+}
+// As in avx512.hpp.
+inline int dot_bytes(const int8_t* w, const int16_t* a, int n) {
+  I sums = no_integers();
+  for (int j = 0; j < n; j += 32) {
+    sums.lo = _mm256_add_epi32(sums.lo, byte_products(w + j, a + j));
+    sums.hi = _mm256_add_epi32(sums.hi, byte_products(w + j + 16, a + j + 16));
+  }
+  return sum(sums);
+}
 inline float sum(F a) {
   const __m256 x = _mm256_add_ps(a.lo, a.hi);
   const __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

@@ -77,6 +77,15 @@ inline I add_products(I sum, const int16_t* w, const int16_t* a) {
   return {_mm512_dpwssd_epi32(sum.v, _mm512_loadu_si512(w), _mm512_set1_epi32(both))};
 }
 inline int sum(I a) { return _mm512_reduce_add_epi32(a.v); }
+// Bytes times words, exact where their sum is one of 32 bits; n is a multiple of 32.
+inline int dot_bytes(const int8_t* w, const int16_t* a, int n) {
+  __m512i sums = _mm512_setzero_si512();
+  for (int j = 0; j < n; j += 32) {
+    const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + j));
+    sums = _mm512_dpwssd_epi32(sums, _mm512_cvtepi8_epi16(bytes), _mm512_loadu_si512(a + j));
+  }
+  return _mm512_reduce_add_epi32(sums);
+}
 inline float sum(F a) {
   const __m256 x = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   const __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

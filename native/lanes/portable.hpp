@@ -115,6 +115,12 @@ inline int sum(I a) {
   for (int i = 0; i < 16; ++i) s += a.v[i];
   return s;
 }
+// As in avx512.hpp; one sum, as compilers know what to do with that.
+inline int dot_bytes(const int8_t* w, const int16_t* a, int n) {
+  int sum = 0;
+  for (int i = 0; i < n; ++i) sum += w[i] * a[i];
+  return sum;
+}
 inline float sum(F a) {
   for (int half = 8; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];

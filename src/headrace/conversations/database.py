@@ -15,7 +15,9 @@ import asyncio
 import logging
 import os
 import queue
+import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +41,7 @@ _MAX_GROUP = 128
 _NUM_READERS = 4
 _BUSY_S = 15
 """How long SQLite waits for another process that writes."""
+_RETRY_S = 0.02
 _WRITES = "headrace_writes"
 
 _log = logging.getLogger(__name__)
@@ -55,18 +58,24 @@ class _Job(Generic[T]):
     result: T | None = None
     error: BaseException | None = None
 
-    def run(self, connection: Connection) -> None:
-        """Raises what makes the whole transaction fail; what the work itself raises is kept."""
+    def run(self, connection: Connection) -> bool:
+        """Whether it could be done; what the work raises is kept. Raises what makes the whole
+        transaction fail."""
         self.error = None
-        # Past SQLAlchemy, whose own savepoints cost more than a small job.
-        execute = connection.connection.driver_connection.execute  # type: ignore[union-attr]
-        execute("SAVEPOINT job")
         try:
             self.result = self.work(connection)
         except SQLAlchemyError:
             raise
         except Exception as error:
             self.error = error
+        return self.error is None
+
+    def run_among_others(self, connection: Connection) -> None:
+        """As `run`; what raises leaves nothing."""
+        # Past SQLAlchemy, whose own savepoints cost more than a small job.
+        execute = connection.connection.driver_connection.execute  # type: ignore[union-attr]
+        execute("SAVEPOINT job")
+        if not self.run(connection):
             execute("ROLLBACK TO SAVEPOINT job")
         execute("RELEASE SAVEPOINT job")
 
@@ -226,10 +235,13 @@ class Database:
     def _transact(self, group: Sequence[_Job[Any]]) -> None:
         with (
             self._engine.connect().execution_options(**{_WRITES: True}) as connection,
-            connection.begin(),
+            connection.begin() as transaction,
         ):
-            for job in group:
-                job.run(connection)
+            if len(group) > 1:
+                for job in group:
+                    job.run_among_others(connection)
+            elif not group[0].run(connection):
+                transaction.rollback()
 
 
 def database_url(url: str | None) -> URL:
@@ -286,14 +298,28 @@ def _lock(url: URL) -> FileLock | None:
 
 def _prepare(raw: Any, is_synced: bool) -> None:
     """A new connection to SQLite."""
+    _use_log(raw)
     for pragma in (
-        "journal_mode = WAL",
         f"synchronous = {'FULL' if is_synced else 'NORMAL'}",
         "foreign_keys = ON",
         # What is deleted is gone from the file, too.
         "secure_delete = ON",
     ):
         raw.execute(f"PRAGMA {pragma}")
+
+
+def _use_log(raw: Any) -> None:
+    """Who makes a new file use a log needs it alone, and is refused at once where another process
+    does the same: SQLite waits for nobody there."""
+    give_up_at = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > give_up_at:
+                raise
+        time.sleep(_RETRY_S)
 
 
 def _begin(connection: Connection) -> None:

@@ -80,6 +80,34 @@ def find(
     return Conversation(*row)
 
 
+def take_idle(
+    connection: Connection, tenant: str, conversation_id: str, lease: Mapping[str, Any]
+) -> Conversation | None:
+    """A conversation in which nobody has a turn, now that its columns `turn_id` and `turn_until`
+    are those of `lease`; None where there is no such."""
+    wanted = {
+        "of": tenant,
+        "named": conversation_id,
+        "whose": lease["turn_id"],
+        "until": lease["turn_until"],
+    }
+    row = connection.execute(_TAKE_IDLE, wanted).first()
+    return Conversation(*row) if row is not None else None
+
+
+_TAKE_IDLE = (
+    update(conversations)
+    .where(
+        conversations.c.tenant == bindparam("of"),
+        conversations.c.id == bindparam("named"),
+        conversations.c.is_hidden == 0,
+        conversations.c.turn_id.is_(None),
+    )
+    .values(turn_id=bindparam("whose"), turn_until=bindparam("until"))
+    .returning(*CONVERSATION)
+)
+
+
 def lease(connection: Connection, number: int) -> tuple[str | None, float]:
     """Whose turn it is, and until when."""
     row = connection.execute(_LEASE, {"of": number}).one()
@@ -105,6 +133,20 @@ def add_conversation(connection: Connection, values: Mapping[str, Any]) -> int:
     key = connection.execute(insert(conversations), row).inserted_primary_key
     assert key is not None
     return int(key[0])
+
+
+def add_if_new(connection: Connection, values: Mapping[str, Any]) -> bool:
+    """Whether it was added: not where the tenant has one of that id. Another server that adds the
+    same one is waited for."""
+    return connection.execute(_ADD_IF_NEW, values).rowcount == 1
+
+
+_ADD_IF_NEW = text(
+    "INSERT INTO conversations"
+    "(tenant, id, is_hidden, metadata, created_at, updated_at, turn_id, turn_until) "
+    "VALUES (:tenant, :id, 0, '{}', :created_at, :updated_at, :turn_id, :turn_until) "
+    "ON CONFLICT DO NOTHING"
+)
 
 
 def change(connection: Connection, number: int, **values: Any) -> None:

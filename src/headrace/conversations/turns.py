@@ -116,16 +116,11 @@ class Turns:
         opened = self._entered(Turn(new_turn_id(), tenant, place.conversation_id, None, None, ()))
         self._by_place[key] = opened
         try:
-            while True:
-                try:
-                    await self._let_in(opened, place)
-                    return opened
-                except ConversationBusy:
-                    if not waits:
-                        raise
-                await asyncio.sleep(1.0)  # another server's turn; it tells nobody of its end
+            await self._let_in(opened, place, waits)
+            opened.turn = replace(opened.turn, history=await self._history(opened.turn))
+            return opened
         except BaseException:
-            self._leave(opened)
+            await self.give_up(opened)
             raise
 
     async def _wait_for(self, key: Key, waits: bool) -> None:
@@ -136,49 +131,86 @@ class Turns:
                 raise busy()
             await asyncio.shield(other.done)
 
-    async def _let_in(self, opened: OpenTurn, place: Place) -> None:
-        opened.turn = await self._store.database.write(lambda c: self._enter(c, opened.turn, place))
-        opened.number = opened.turn.number
+    async def _let_in(self, opened: OpenTurn, place: Place, waits: bool) -> None:
+        while True:
+            try:
+                await self._take_lease(opened, place)
+                return
+            except ConversationBusy:
+                if not waits:
+                    raise
+            await asyncio.sleep(1.0)  # another server's turn; it tells nobody of its end
+
+    async def _take_lease(self, opened: OpenTurn, place: Place) -> None:
+        """Afterwards it is known whether the turn has it, also where who asked left meanwhile."""
+        turn = opened.turn
+        taking = asyncio.ensure_future(
+            self._store.database.write(lambda c: self._enter(c, turn, place))
+        )
+        try:
+            self._has_lease(opened, await asyncio.shield(taking))
+        except asyncio.CancelledError:
+            await asyncio.wait([taking])
+            if taking.exception() is None:
+                self._has_lease(opened, taking.result())
+            raise
+
+    def _has_lease(self, opened: OpenTurn, turn: Turn) -> None:
+        opened.turn, opened.number = turn, turn.number
         opened.renewed_at = self._store.clock()
         self._save()  # its lease, too, which may run out before the answer begins
 
     def _enter(self, connection: Connection, turn: Turn, place: Place) -> Turn:
-        """Take the lease, and read what the turn stands on."""
+        """Take the lease."""
         assert place.conversation_id is not None
         now = self._store.clock()
-        found, is_new = self._found_or_made(connection, turn.tenant, place, now)
-        if not is_new:
-            _check_lease(connection, found.number, now)
-        taken = {"of": found.number, "whose": turn.id, "until": now + LEASE_S}
-        connection.execute(_TAKE, taken)
-        parent_id = self._parent(connection, turn.tenant, found, place)
-        history = rows.branch(connection, found.number, parent_id)
-        self._store.check_room(len(history) + 1)
+        lease = {"turn_id": turn.id, "turn_until": now + LEASE_S}
+        found = rows.take_idle(connection, turn.tenant, place.conversation_id, lease)
+        is_new = False
+        if found is None:
+            found, is_new = self._made_or_taken_over(connection, turn.tenant, place, lease, now)
         return replace(
             turn,
             number=found.number,
-            parent_id=parent_id,
-            history=history,
+            parent_id=self._parent(connection, found, place),
             context=found.context,
             is_new=is_new,
         )
 
-    def _found_or_made(
-        self, connection: Connection, tenant: str, place: Place, now: float
+    def _made_or_taken_over(
+        self,
+        connection: Connection,
+        tenant: str,
+        place: Place,
+        lease: Mapping[str, Any],
+        now: float,
     ) -> tuple[Conversation, bool]:
-        assert place.conversation_id is not None
-        try:
-            return rows.find(connection, tenant, place.conversation_id, locks=True), False
-        except ConversationNotFound:
-            if not place.creates:
-                raise
-        made = {"tenant": tenant, "id": place.conversation_id, "created_at": now, "updated_at": now}
-        rows.add_conversation(connection, made)
-        return rows.find(connection, tenant, place.conversation_id), True
+        """The conversation, and whether it is new. Raises `ConversationBusy`."""
+        named = place.conversation_id
+        assert named is not None
+        is_new = False
+        if place.creates:
+            made = {"tenant": tenant, "id": named, "created_at": now, "updated_at": now}
+            is_new = rows.add_if_new(connection, {**made, **lease})
+        found = rows.find(connection, tenant, named, locks=True)
+        if not is_new:
+            _check_lease(connection, found.number, now)
+            rows.change(connection, found.number, **lease)
+        return found, is_new
 
-    def _parent(
-        self, connection: Connection, tenant: str, found: Conversation, place: Place
-    ) -> str | None:
+    async def _history(self, turn: Turn) -> Sequence[StoredMessage]:
+        """What the turn stands on. Who has the lease reads it at leisure: nobody changes it now.
+        Raises `ConversationNotFound` where it was deleted, and `ConversationTooLarge`."""
+        number, parent_id = turn.number, turn.parent_id
+        if number is None or parent_id is None:
+            return ()
+        history = await self._store.database.read(lambda c: rows.branch(c, number, parent_id))
+        if not history:
+            raise rows.no_conversation(turn.conversation_id or "")
+        self._store.check_room(len(history) + 1)
+        return history
+
+    def _parent(self, connection: Connection, found: Conversation, place: Place) -> str | None:
         if place.after == ROOT:
             return None
         if place.after is not None:

@@ -53,14 +53,13 @@ def test_a_vector_of_zeros_is_near_to_nothing_and_harms_nobody() -> None:
     assert matrix.nearest(units(1, 8)[0], 2) == [2, 1]
 
 
-def test_the_scan_refuses_what_does_not_fit() -> None:
-    rows, sums = np.ones((3, 8), np.int8), np.zeros(3, np.int32)
-    _native.scan(rows, np.full(8, 127, np.int16), sums)
-    assert sums.tolist() == [8 * 127] * 3
-    for x, out in (
-        (np.ones(7, np.int16), sums),
-        (np.ones(8, np.int16), sums[:2]),
-        (np.full(8, 128, np.int16), sums),
+def test_the_search_refuses_what_does_not_fit() -> None:
+    rows, scales = np.ones((3, 8), np.int8), np.array([1, 3, 2], np.float32)
+    assert _native.nearest(rows, scales, np.full(8, 127, np.int16), 2) == [1, 2]
+    for x, other in (
+        (np.ones(7, np.int16), scales),
+        (np.ones(8, np.int16), scales[:2]),
+        (np.full(8, 128, np.int16), scales),
     ):
         with pytest.raises(ValueError):
-            _native.scan(rows, x, out)
+            _native.nearest(rows, other, x, 2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,26 @@ def test_tokenizers_of_another_kind(
     path = tmp_path / "tokenizer.json"
     path.write_text(text)
     with pytest.raises(error, match=said):
+        WordPiece(path, max_tokens=6, vocab_size=32)
+
+
+def without_markers(described: dict[str, Any]) -> None:
+    described["post_processor"] = None
+
+
+def with_one_marker(described: dict[str, Any]) -> None:
+    described["post_processor"]["single"].pop()
+
+
+@pytest.mark.parametrize("change", [without_markers, with_one_marker])
+def test_a_tokenizer_that_leaves_texts_without_their_markers(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    described = json.loads(tokenizer_json())
+    change(described)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(described))
+    with pytest.raises(InvalidModelFile, match="must put one marker before a text"):
         WordPiece(path, max_tokens=6, vocab_size=32)
 
 

@@ -63,13 +63,7 @@ class ByteMatrix:
         if not num_rows or limit < 1:
             return []
         query = _as_bytes(vector[None])[0][0].astype(np.int16)
-        sums = np.empty(num_rows, np.int32)
-        _native.scan(self._rows[:num_rows], query, sums)
-        scores = sums * self._scales[:num_rows]
-        best = np.arange(num_rows)
-        if limit < num_rows:
-            best = np.argpartition(scores, num_rows - limit)[num_rows - limit :]
-        best = best[np.argsort(-scores[best], kind="stable")]
+        best = _native.nearest(self._rows[:num_rows], self._scales[:num_rows], query, limit)
         return [int(key) for key in self._keys[best]]
 
     def _reserve(self, num_rows: int) -> None:

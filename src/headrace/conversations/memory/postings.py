@@ -16,10 +16,11 @@ _ADD_POSTGRESQL = text(
     "INSERT INTO chunk_words(chunk, words) "
     "VALUES (:chunk, array_to_tsvector(string_to_array(:words, ' ')))"
 )
-_FIND_SQLITE = (
-    "SELECT {place}, rowid FROM "
-    "(SELECT rowid FROM chunk_words WHERE chunk_words MATCH ? LIMIT {most})"
+_COUNT_SQLITE = (
+    f"(SELECT count(*) FROM (SELECT 1 FROM chunk_words WHERE chunk_words MATCH ? "
+    f"LIMIT {MAX_POSTINGS + 1}))"
 )
+_FIND_SQLITE = "SELECT {place}, rowid FROM chunk_words WHERE chunk_words MATCH ?"
 _FIND_POSTGRESQL = text(
     "SELECT wanted.key, near.chunk FROM unnest(CAST(:keys AS text[])) AS wanted(key), "
     "LATERAL (SELECT chunk FROM chunk_words "
@@ -48,12 +49,18 @@ def chunks_with(connection: Connection, keys: Sequence[str]) -> dict[str, list[i
 
 
 def _find_sqlite(connection: Connection, keys: Sequence[str]) -> Iterator[tuple[str, int]]:
-    parts = (_FIND_SQLITE.format(place=i, most=MAX_POSTINGS + 1) for i in range(len(keys)))
     # The driver's own rows: SQLAlchemy's take longer than the search.
     cursor = connection.connection.cursor()
-    cursor.execute(" UNION ALL ".join(parts), tuple(f'"{key}"' for key in keys))
-    for place, chunk in cursor.fetchall():
-        yield keys[place], chunk
+    words = [f'"{key}"' for key in keys]
+    # Counted first, as to count a common word's chunks costs far less than to hear of each.
+    cursor.execute("SELECT " + ", ".join([_COUNT_SQLITE] * len(keys)), words)
+    (counts,) = cursor.fetchall()
+    rare = [place for place, count in enumerate(counts) if 0 < count <= MAX_POSTINGS]
+    if rare:
+        parts = (_FIND_SQLITE.format(place=place) for place in rare)
+        cursor.execute(" UNION ALL ".join(parts), [words[place] for place in rare])
+        for place, chunk in cursor.fetchall():
+            yield keys[place], chunk
 
 
 def _find_postgresql(connection: Connection, keys: Sequence[str]) -> Iterator[tuple[str, int]]:

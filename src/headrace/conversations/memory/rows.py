@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import orjson
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -49,14 +50,20 @@ _WAITING = text(
         for condition in ("IS NULL", "< :embedder", "> :embedder")
     )
 )
-_CHUNKS = text(
+_CHUNKS = (
     "SELECT chunks.number, chunks.position, chunks.text, "
     "documents.id, documents.title, documents.number, messages.id, messages.role, messages.number "
     "FROM chunks LEFT JOIN documents ON documents.number = chunks.document "
     "LEFT JOIN messages ON messages.number = chunks.message "
+)
+_CHUNKS_POSTGRESQL = text(
+    _CHUNKS + "WHERE chunks.conversation = :conversation AND chunks.number = ANY(:numbers)"
+)
+_CHUNKS_SQLITE = text(
     # The plus keeps SQLite from walking over the whole conversation by its index.
-    "WHERE +chunks.conversation = :conversation AND chunks.number IN :numbers"
-).bindparams(bindparam("numbers", expanding=True))
+    _CHUNKS + "WHERE +chunks.conversation = :conversation "
+    "AND chunks.number IN (SELECT value FROM json_each(:numbers))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,9 +307,12 @@ def chunks_of(
     """By number; those that are not this conversation's, or have gone, are not there."""
     if not numbers:
         return {}
-    wanted = {"conversation": conversation, "numbers": list(numbers)}
+    is_postgresql = connection.dialect.name == "postgresql"
+    asked = _CHUNKS_POSTGRESQL if is_postgresql else _CHUNKS_SQLITE
+    listed = list(numbers) if is_postgresql else orjson.dumps(numbers).decode()
+    wanted = {"conversation": conversation, "numbers": listed}
     found = {}
-    for number, position, said, *owner in connection.execute(_CHUNKS, wanted):
+    for number, position, said, *owner in connection.execute(asked, wanted):
         found[number] = Chunk(_source(*owner), position, said)
     return found
 

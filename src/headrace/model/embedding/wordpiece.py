@@ -50,6 +50,17 @@ class WordPiece:
                 f"{vocab_size:,}"
             )
 
+        self._check_markers(path)
+
+    def _check_markers(self, path: Path) -> None:
+        """A model reads nonsense, and says nothing, where its texts come without."""
+        mask = self._tokenizer.encode("a").special_tokens_mask
+        if (mask[0], mask[-1], sum(mask)) != (1, 1, 2):
+            raise InvalidModelFile(
+                f"{path.name}: post_processor: must put one marker before a text and one behind it "
+                "([CLS] and [SEP]); take the model's own tokenizer.json"
+            )
+
     def encode(self, texts: Sequence[str]) -> Tokens:
         """Long texts are cut so that they fit with their markers."""
         encodings = self._tokenizer.encode_batch_fast(
