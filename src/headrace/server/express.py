@@ -10,19 +10,20 @@ of many streams' tokens together; the engine thread, when they are few, and then
 them later, for the log. The turns are `Pump.open_bypass` and `Pump.close_bypass`: the lane carries
 tokens only while everything older has been sent, and nobody else writes meanwhile.
 
-What a socket did not take of a frame is left for the loop, which writes it first.
+What a socket did not take of a frame is left for the loop, which writes it first. (Over a WebSocket
+others do write meanwhile: see `socket/shared.py`.)
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from starlette.types import Scope
 
 from headrace.events import Event
+from headrace.server.shortcut import Shortcut
 from headrace.wire.numbered import Encoder
 
 EXTENSION = "headrace.transport"
@@ -32,12 +33,9 @@ EXTENSION = "headrace.transport"
 class Lane:
     """One stream's way around `send`. Implements `headrace.streams.ear.Bypass`."""
 
-    def __init__(self, transport: asyncio.WriteTransport, encoder: Encoder) -> None:
-        self._transport = transport
+    def __init__(self, shortcut: Shortcut, encoder: Encoder) -> None:
+        self._shortcut = shortcut
         self._encode = encoder.encode
-        # A duplicate: a connection's own number may mean another client's once it is closed.
-        self._fd = os.dup(transport.get_extra_info("socket").fileno())
-        self._left_over = b""
         self._closing: asyncio.Future[None] | None = None
         self.position = 0
 
@@ -45,38 +43,27 @@ class Lane:
     def of(cls, scope: Scope, encoder: Encoder) -> Lane | None:
         """A lane for a chunked response over a plain connection that shows its transport."""
         transport: Any = scope.get("extensions", {}).get(EXTENSION)
-        is_plain = transport is not None and transport.get_extra_info("sslcontext") is None
-        if not is_plain or scope["http_version"] != "1.1" or transport.is_closing():
+        if transport is None or scope["http_version"] != "1.1":
             return None
-        try:
-            return cls(transport, encoder)
-        except OSError:  # no descriptor is left: `send` needs none
-            return None
+        shortcut = Shortcut.of(transport)
+        return None if shortcut is None else cls(shortcut, encoder)  # `send` needs none
 
     @property
     def is_clear(self) -> bool:
         """Everything that the loop wrote has been sent."""
-        return not self._transport.is_closing() and self._transport.get_write_buffer_size() == 0
+        return self._shortcut.is_clear
 
-    def take(self, events: Sequence[Event]) -> bool:
+    def take(self, events: Sequence[Event], *, is_early: bool) -> bool:
         """Either thread: send `events` without waiting; False when who wrote before must."""
-        if self._left_over:
+        if self._shortcut.left_over:
             return False
         try:
             body = b"".join([self._encode(event) for event in events])
         except Exception:  # the writer will meet it, too, where it harms this stream alone
             return False
         if body:
-            self._write(b"%x\r\n%b\r\n" % (len(body), body))
+            self._shortcut.write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
-
-    def _write(self, data: bytes) -> None:
-        try:
-            num_sent = os.write(self._fd, data)
-        except OSError:  # full, or gone: the loop finds out which
-            num_sent = 0
-        if num_sent < len(data):
-            self._left_over = data[num_sent:]
 
     async def closing(self) -> None:
         """On the loop, while this is open: returns when it is closed."""
@@ -90,10 +77,8 @@ class Lane:
     def write_left_over(self) -> None:
         """On the loop, when this is closed: write what the socket did not take, past the framing of
         `send`."""
-        left_over, self._left_over = self._left_over, b""
-        if left_over and not self._transport.is_closing():
-            self._transport.write(left_over)
+        self._shortcut.write_left_over()
 
     def end(self) -> None:
         """On the loop, when nobody can write here any more."""
-        os.close(self._fd)
+        self._shortcut.close()

@@ -24,8 +24,9 @@ class Bypass(Protocol):
     """Up to this number, the log's events were taken by it or by who opened it. Written on the
     loop, when the log has them."""
 
-    def take(self, events: Sequence[Event]) -> bool:
-        """Either thread: False where it cannot, and then nothing of them. Raises nothing."""
+    def take(self, events: Sequence[Event], *, is_early: bool) -> bool:
+        """Either thread; the engine's where `is_early`. False where it cannot, and then nothing of
+        them. Raises nothing."""
 
     def closed(self) -> None:
         """On the loop: it is not called again, and what it did not take is in the log."""
@@ -37,7 +38,7 @@ class Unread:
     def __init__(self, position: int) -> None:
         self.position = position
 
-    def take(self, events: Sequence[Event]) -> bool:
+    def take(self, events: Sequence[Event], *, is_early: bool) -> bool:
         return True
 
     def closed(self) -> None:
@@ -85,7 +86,7 @@ class Ear:
     def receive_early(self, events: Sequence[Event]) -> bool:
         with self._lock:
             bypass = self._bypass
-            if bypass is None or not are_deltas(events) or not bypass.take(events):
+            if bypass is None or not are_deltas(events) or not bypass.take(events, is_early=True):
                 return False
             self._early.append((events, time.perf_counter(), bypass))
             return True

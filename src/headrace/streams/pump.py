@@ -261,7 +261,7 @@ class Pump:
         bypass = taken_by or self._bypass
         if bypass is None:
             return
-        if taken_by is not None or (are_deltas(events) and bypass.take(events)):
+        if taken_by is not None or (are_deltas(events) and bypass.take(events, is_early=False)):
             bypass.position = len(self.log)
         else:
             self.close_bypass(bypass)

@@ -18,7 +18,8 @@ from starlette.types import Scope, Send
 
 MESSAGES = "headrace.messages"
 """An extension of ASGI: `{"type": MESSAGES, "messages": [bytes, …]}` sends several at once, and
-`scope["extensions"][MESSAGES]["write"]` does that without waiting, or says False."""
+`scope["extensions"][MESSAGES]["write"]` does that without waiting, or says False. Where it has an
+`"early"`, that is an `Early`."""
 
 _TURN_BYTES = 16_384
 """One answer's, before the next one has its turn."""
@@ -26,6 +27,24 @@ _WRITE_BYTES = 65_536
 """All answers', before the loop has its turn."""
 _MAX_WORDS = 64
 """Messages that belong to no log and may wait, before the client is not listened to."""
+
+
+class Early(Protocol):
+    """A way past the event loop, on the engine thread."""
+
+    def open_early(self) -> None:
+        """On the loop: there may be something to write from now on. Any number of times."""
+
+    def close_early(self) -> None:
+        """On the loop, when nobody on the engine thread is writing or will."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Engine thread: it is open, and nothing that was written waits to be sent."""
+
+    def write_early(self, messages: Sequence[bytes]) -> None:
+        """Engine thread, when it was clear a moment ago: send them without waiting. What the client
+        does not take is sent by the loop, before anything else."""
 
 
 class Source(Protocol):
@@ -107,6 +126,7 @@ class Outlet:
         extension = scope.get("extensions", {}).get(MESSAGES)
         self._write_now = _cannot if extension is None else extension["write"]
         self._takes_many = extension is not None
+        self._early: Early | None = None if extension is None else extension.get("early")
         self._loop = asyncio.get_running_loop()
         self._words: list[bytes] = []
         self._passed: list[bytes] = []
@@ -115,6 +135,8 @@ class Outlet:
         self.is_free = True
         """Nothing that was taken has to wait for the client. A plain field: it is asked for every
         token."""
+        self._is_idle = True
+        """No turn is due, nor going on, nor waiting for the client."""
         self._ready: deque[Speech] = deque()
         self._is_due = False
         self._waiting: _Turn | None = None
@@ -146,9 +168,21 @@ class Outlet:
         elif not self._write_now(messages):
             self._wait_with(_Turn(messages, []))
 
+    @property
+    def is_quiet(self) -> bool:
+        """Engine thread: what an answer that rides says now may be sent early. It overtakes nothing
+        of its own: who rides has nothing else under way."""
+        return self._is_idle and self._early is not None and self._early.is_clear
+
+    def pass_early(self, messages: list[bytes]) -> None:
+        """Engine thread: send messages of an answer that rides. Only where it was quiet a moment
+        ago."""
+        assert self._early is not None
+        self._early.write_early(messages)
+
     def _wait_with(self, turn: _Turn) -> None:
         self._waiting = turn
-        self.is_free = False
+        self.is_free = self._is_idle = False
         self._has_waiting.set()
 
     async def room(self) -> None:
@@ -170,12 +204,13 @@ class Outlet:
                 self._soon()
         finally:
             self._is_closed = True
-            self.is_free = False
+            self.is_free = self._is_idle = False
 
     def _soon(self) -> None:
         """A turn when everybody who is ready now has said so."""
         if not self._is_due:
             self._is_due = True
+            self._is_idle = False
             self._loop.call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
@@ -189,6 +224,8 @@ class Outlet:
         turn.was_written()
         if self._ready:
             self._soon()
+        # Only now: who began to ride in this turn has something before it.
+        self._is_idle = not self._is_due
 
     def _gather(self) -> _Turn:
         """What everybody has to say, in turn."""
@@ -231,10 +268,14 @@ class Outlet:
 
         def is_over() -> None:
             self._num_riding -= 1
+            if self._early is not None and not self._num_riding:
+                self._early.close_early()
             self.add(speech)
 
         does = speech.ride(self, is_over)
         self._num_riding += does
+        if does and self._early is not None:
+            self._early.open_early()
         return does
 
     async def _write(self, messages: list[bytes]) -> None:

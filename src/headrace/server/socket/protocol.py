@@ -1,11 +1,12 @@
 """uvicorn's WebSocket, with many messages in one write, and a close code for a server that goes.
 
-In: ASGI messages. Out: bytes. Thread: the event loop.
+In: ASGI messages. Out: bytes. Thread: the event loop. Next: `shared.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -13,6 +14,7 @@ from websockets.protocol import State
 
 from headrace.errors import InvalidRequest
 from headrace.server.socket.outlet import MESSAGES
+from headrace.server.socket.shared import SharedTransport
 from headrace.server.write_timeout import WriteTimeout
 from headrace.wire.error_body import error_body
 from headrace.wire.socket_frames import text_frames
@@ -23,11 +25,24 @@ _GOING_AWAY = 1001
 class SocketProtocol(WriteTimeout, WebSocketsSansIOProtocol):
     """One connection, after its upgrade."""
 
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._shared = SharedTransport(transport, self.loop, lambda: self._is_open)
+        self.transport = cast(asyncio.Transport, self._shared)
+
+    @property
+    def _is_open(self) -> bool:
+        """Any thread."""
+        return self.conn.state is State.OPEN and not self.close_sent and not self.disconnected
+
     def handle_connect(self, event: Any) -> None:
         super().handle_connect(event)
         if self.handshake_initiated and not self.handshake_complete:
             # The scope is a plain dict, and this is ours: the types know only what ASGI knows.
-            self.scope["extensions"][MESSAGES] = {"write": self.write_now}
+            self.scope["extensions"][MESSAGES] = {
+                "write": self.write_now,
+                "early": self._shared,
+            }
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -61,8 +76,7 @@ class SocketProtocol(WriteTimeout, WebSocketsSansIOProtocol):
 
     def write_now(self, messages: list[bytes]) -> bool:
         """Send them without waiting; False where the client is slow, or gone."""
-        is_open = self.conn.state is State.OPEN and not self.close_sent and not self.disconnected
-        if is_open and self.writable.is_set():
+        if self._is_open and self.writable.is_set():
             self.transport.write(text_frames(messages))
             return True
         return False

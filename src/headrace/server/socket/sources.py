@@ -3,13 +3,12 @@
 In: events. Out: messages, as many as are wanted. Thread: the event loop. Next: `outlet.py`.
 
 While an answer has nothing but tokens to say and its client keeps up, its source rides: each token
-becomes a message where it is heard, and no view is read for it.
+becomes a message where it is heard, on either thread, and no view is read for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -33,6 +32,13 @@ class Rail(Protocol):
     def pass_on(self, messages: list[bytes]) -> None:
         """Send them in this turn. Only while it is free."""
 
+    @property
+    def is_quiet(self) -> bool:
+        """Engine thread: the client keeps up, and what is sent now overtakes nothing."""
+
+    def pass_early(self, messages: list[bytes]) -> None:
+        """Engine thread: send them now. Only where it was quiet a moment ago."""
+
 
 class _Ride:
     """One answer's way around its view. Implements `headrace.streams.ear.Bypass`."""
@@ -44,11 +50,10 @@ class _Ride:
         self._encode = messages.encode
         self._rail = rail
         self._when_over = when_over
-        self._thread = threading.get_ident()
 
-    def take(self, events: Sequence[Event]) -> bool:
-        # On another thread: the loop writes, for all answers of the socket together.
-        if threading.get_ident() != self._thread or not self._rail.is_free:
+    def take(self, events: Sequence[Event], *, is_early: bool) -> bool:
+        rail = self._rail
+        if not (rail.is_quiet if is_early else rail.is_free):
             return False
         messages: list[bytes] = []
         try:
@@ -57,7 +62,8 @@ class _Ride:
         except Exception:  # the view will meet it, too, where it harms this answer alone
             return False
         if messages:
-            self._rail.pass_on(messages)
+            pass_on = rail.pass_early if is_early else rail.pass_on
+            pass_on(messages)
         return True
 
     def closed(self) -> None:
