@@ -7,18 +7,28 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
 from headrace.conversations import rows
 from headrace.conversations import turns as turns_module
 from headrace.conversations.database import Database
+from headrace.conversations.kept_responses import delete_response, find_response, told_before
 from headrace.conversations.store import ConversationStore
+from headrace.conversations.tables import conversations, messages, responses
 from headrace.conversations.turns import LEASE_S, OpenTurn, Turns, free_all
 from headrace.conversations.values import Answer, StoredMessage
-from headrace.errors import StreamGone
+from headrace.errors import ConversationNotFound, StreamGone
 from headrace.wire.ask import Place
 
 IN_C = Place(conversation_id="c", creates=True)
 PART = Answer({"role": "assistant", "content": "Hel"}, (1,), "in_progress")
+DONE = Answer(
+    {"role": "assistant", "content": "Hello"},
+    (1, 2),
+    "completed",
+    shown={"status": "completed", "usage": 7},
+)
+TABLES = (conversations, messages, responses)
 WHOLE = Answer({"role": "assistant", "content": "Hello"}, (1, 2), "completed")
 
 
@@ -164,5 +174,42 @@ def test_a_turn_that_lost_its_lease_is_a_branch(database: Database) -> None:
             await each.done
         assert [each.id for each in await store.branch("t", "c")][-1] == opened.answer_id
         assert (await answer_of(database, late)).message == WHOLE.message
+
+    asyncio.run(play())
+
+
+def test_a_response_is_found_followed_and_let_go_of(database: Database) -> None:
+    """What another response stands on stays until that goes, too."""
+    store = ConversationStore(database)
+    turns = Turns(store)
+
+    async def play() -> None:
+        names = ("resp_" + "0" * 26, "resp_" + "1" * 26)
+        previous = None
+        for named in names:
+            opened = await turns.begin("t", Place(previous_response_id=previous, stores=True))
+            opened.name(named)
+            opened.shown = {"id": named, "status": "in_progress", "usage": None}
+            turns.keep(opened, [said(f"to {named}")], lambda: DONE, lambda: None)
+            await kept(opened)
+            found = await find_response(database, "t", named)
+            assert (found.answer.status, found.shown["status"]) == ("in_progress", "in_progress")
+            turns.end(opened)
+            await opened.done
+            found = await find_response(database, "t", named)
+            assert found.answer.message == DONE.message
+            assert found.shown == {"id": named, "status": "completed", "usage": 7}
+            previous = named
+        first, second = names
+        with pytest.raises(ConversationNotFound):
+            await delete_response(database, "another", first)
+        await delete_response(database, "t", first)
+        told = [str(each.message["content"]) for each in await told_before(database, "t", second)]
+        assert told == [f"to {first}", "Hello", f"to {second}"]
+        await delete_response(database, "t", second)
+        left = await database.read(
+            lambda c: [c.execute(select(func.count()).select_from(t)).scalar() for t in TABLES]
+        )
+        assert left == [0, 0, 0]
 
     asyncio.run(play())

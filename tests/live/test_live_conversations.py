@@ -108,6 +108,18 @@ def test_responses_in_a_conversation(client: openai.OpenAI, stream: bool) -> Non
     assert len(list(client.conversations.items.list(made.id))) == 4
 
 
+def test_a_response_is_retrieved_and_deleted(client: openai.OpenAI) -> None:
+    told = client.responses.create(model="fake", input="hi", instructions="Be brief.")
+    shown = client.responses.retrieve(told.id)
+    assert (shown.id, shown.status, shown.output_text) == (told.id, "completed", "Hello there.")
+    assert (shown.usage, shown.instructions, shown.model) == (told.usage, "Be brief.", "fake")
+    (item,) = client.responses.input_items.list(told.id)
+    assert item.content[0].text == "hi"  # type: ignore[union-attr]
+    client.responses.delete(told.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(told.id)
+
+
 def test_a_chat_completion_in_a_conversation(client: openai.OpenAI) -> None:
     made = client.conversations.create()
     for _ in range(2):

@@ -243,13 +243,18 @@ def remove(connection: Connection, number: int, gone: StoredMessage) -> None:
         update(messages).where(own, messages.c.parent_id == gone.id),
         {"parent_id": gone.parent_id},
     )
-    connection.execute(delete(messages).where(own, messages.c.id == gone.id))
+    connection.execute(DELETE_MESSAGE, {"of": number, "named": gone.id})
     connection.execute(
         update(conversations).where(
             conversations.c.number == number, conversations.c.head_id == gone.id
         ),
         {"head_id": gone.parent_id},
     )
+
+
+DELETE_MESSAGE = delete(messages).where(
+    messages.c.conversation == bindparam("of"), messages.c.id == bindparam("named")
+)
 
 
 def replace_message(

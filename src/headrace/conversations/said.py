@@ -11,6 +11,7 @@ from headrace.conversations.values import Answer, Status
 from headrace.events import Delta, Failed, Finished, ToolCall
 from headrace.streams.log import StreamLog
 from headrace.wire.messages import arguments_object
+from headrace.wire.responses_answer import ended_fields
 
 _MAX_DEPTH = 64
 
@@ -27,6 +28,7 @@ class Said:
         self._token_ids: list[int] = []
         self._status: Status = "in_progress"
         self._end: dict[str, Any] = {}
+        self._shown: dict[str, Any] = {}
 
     def read(self) -> Answer:
         """All that the log has now."""
@@ -44,12 +46,15 @@ class Said:
                     is_whole = event.reason in ("stop", "tool_calls")
                     self._status = "completed" if is_whole else "incomplete"
                     self._end = {"finish_reason": event.reason}
+                    self._shown = ended_fields(event)
                 case Failed():
                     self._status = "failed"
                     self._end = {"finish_reason": "error", "error": event.error.code}
+                    self._shown = ended_fields(event)
                 case _:
                     pass
-        return Answer(self._message(), tuple(self._token_ids), self._status, self._end)
+        ids = tuple(self._token_ids)
+        return Answer(self._message(), ids, self._status, self._end, self._shown)
 
     def _message(self) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant"}

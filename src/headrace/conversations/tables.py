@@ -127,6 +127,8 @@ responses = Table(
     ),
     Column("message_id", String(MAX_ID), nullable=False),
     # The answer.
+    Column("shown", JSONText),
+    # The response object without its output.
     PrimaryKeyConstraint("tenant", "id", name="responses_of_tenant"),
     Index("responses_of_conversation", "conversation"),
 )

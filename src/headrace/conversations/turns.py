@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, insert, or_, select, update
 
 from headrace.conversations import rows
+from headrace.conversations.kept_responses import place_of, show
 from headrace.conversations.store import ConversationStore, busy, stored
 from headrace.conversations.strategies.values import Message
 from headrace.conversations.tables import conversations, messages, responses
@@ -55,6 +56,8 @@ class OpenTurn:
     answer_id: str = field(default_factory=message_id)
     response_id: str | None = None
     """By which a later turn may name the answer."""
+    shown: Mapping[str, Any] | None = None
+    """The response object before its first word; None where it is not known yet."""
     number: int | None = None
     """The conversation's row, once it is known."""
     read: Callable[[], Answer] | None = None
@@ -223,7 +226,7 @@ class Turns:
         turn = Turn(new_turn_id(), tenant, None, None, None, ())
         if place.previous_response_id is None:
             return turn
-        number, parent_id = _response(connection, tenant, place.previous_response_id)
+        number, parent_id = place_of(connection, tenant, place.previous_response_id)
         history = rows.branch(connection, number, parent_id)
         self._store.check_room(len(history) + 1)
         return replace(turn, number=number, parent_id=parent_id, history=history)
@@ -287,7 +290,8 @@ class Turns:
         rows.add_messages(connection, number, added)
         if opened.response_id is not None:
             named = {"tenant": turn.tenant, "id": opened.response_id, "conversation": number}
-            connection.execute(insert(responses), named | {"message_id": added[-1].id})
+            row = named | {"message_id": added[-1].id, "shown": opened.shown}
+            connection.execute(insert(responses), row)
         return number
 
     def end(self, opened: OpenTurn) -> None:
@@ -308,11 +312,14 @@ class Turns:
 
     def _finish(self, connection: Connection, opened: OpenTurn, answer: Answer | None) -> None:
         """Where there is no answer to be read, what was saved of it is all of it."""
+        turn = opened.turn
         if answer is None:
             connection.execute(_BREAK_OFF, {"of": opened.number, "named": opened.answer_id})
         else:
             connection.execute(_SAVE, _saved(opened, answer))
-        freed = {"of": opened.number, "whose": opened.turn.id, "now": self._store.clock()}
+            if opened.response_id is not None and opened.shown is not None:
+                show(connection, turn.tenant, opened.response_id, {**opened.shown, **answer.shown})
+        freed = {"of": opened.number, "whose": turn.id, "now": self._store.clock()}
         connection.execute(_FREE, freed)
 
     def resumed(self, mark: Mapping[str, Any]) -> OpenTurn:
@@ -355,6 +362,23 @@ class Turns:
         opened = self._by_place.get((tenant, conversation_id))
         if opened is not None and opened.is_ending:
             await asyncio.shield(opened.done)
+
+    async def response_settled(self, tenant: str, response_id: str) -> None:
+        """As `settled`; of one that is still being said, when its turn is kept as far as it is."""
+        for opened in self._of_response(tenant, response_id):
+            if opened.is_ending:
+                await asyncio.shield(opened.done)
+            elif opened.jobs:
+                await asyncio.wait(opened.jobs)
+
+    def stop_response(self, tenant: str, response_id: str) -> None:
+        """It is not wanted any more, in case it is still being said here."""
+        for opened in self._of_response(tenant, response_id):
+            opened.stop()
+
+    def _of_response(self, tenant: str, response_id: str) -> list[OpenTurn]:
+        wanted = tenant, response_id
+        return [each for each in self._open if (each.turn.tenant, each.response_id) == wanted]
 
     async def drained(self) -> None:
         """Returns when all turns that have ended are kept."""
@@ -553,7 +577,7 @@ def _resume(connection: Connection, opened: OpenTurn, now: float) -> int | None:
     if number is not None or opened.response_id is None:
         return number
     try:
-        return _response(connection, turn.tenant, opened.response_id)[0]
+        return place_of(connection, turn.tenant, opened.response_id)[0]
     except ConversationNotFound:
         return None
 
@@ -564,16 +588,3 @@ def _reopened(connection: Connection, number: int, answer_id: str) -> bool:
     return bool(
         connection.execute(update(messages).where(*own), {"status": "in_progress"}).rowcount
     )
-
-
-def _response(connection: Connection, tenant: str, named: str) -> tuple[int, str]:
-    """Where a stored response stands. Raises `ConversationNotFound`, also for another tenant's."""
-    asked = select(responses.c.conversation, responses.c.message_id).where(
-        responses.c.tenant == tenant, responses.c.id == named
-    )
-    row = connection.execute(asked).first()
-    if row is None:
-        raise ConversationNotFound(
-            f"there is no stored response `{named[:100]}`", param="previous_response_id"
-        )
-    return row[0], row[1]

@@ -92,6 +92,8 @@ class Answer:
     token_ids: tuple[int, ...]
     status: Status
     metadata: Data = field(default_factory=dict)
+    shown: Data = field(default_factory=dict)
+    """What a response object says of its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.errors import EndpointNotOffered, HeadraceError, UnknownURL
-from headrace.server import conversations, documents
+from headrace.server import conversations, documents, kept_responses
 from headrace.server.api_chat import ApiChat
 from headrace.server.chat import ChatForm
 from headrace.server.completions import CompletionForm
@@ -73,6 +73,7 @@ def _routes(serving: Serving) -> list[Route]:
         ("POST", "/streams/{id}/cancel", streams.stop),
         ("GET", "/streams/{id}/events", streams.poll),
         ("POST", "/streams/{id}/token", streams.token),
+        *kept_responses.routes(serving),
         *documents.routes(serving),
         *conversations.routes(serving),
         ("GET", "/models", _models(serving)),

@@ -8,7 +8,7 @@ A conversation is named by its tenant's id for it; another tenant's is one that 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,6 +22,7 @@ from headrace.conversations.values import StoredMessage
 from headrace.errors import ConversationNotFound, InvalidRequest
 from headrace.server.body import read_body
 from headrace.server.exchange import exchange_of
+from headrace.server.pages import page, part
 from headrace.server.serving import Serving
 from headrace.wire import conversation_objects as shown
 from headrace.wire import conversation_requests as asked
@@ -48,7 +49,7 @@ def routes(serving: Serving) -> list[Route]:
     at = _Handlers(serving)
     one = "/conversations/{id:path}"
     return [
-        ("GET", "/conversations", at.page),
+        ("GET", "/conversations", at.listed),
         ("POST", "/conversations", at.create),
         ("POST", "/conversations/import", at.restore),
         ("GET", one + "/items", at.items),
@@ -145,31 +146,26 @@ class _Handlers:
         return _json(shown.deleted_object(request.id))
 
     @_answered
-    async def page(self, request: _Asked) -> ASGIApp:
+    async def listed(self, request: _Asked) -> ASGIApp:
         """All of the tenant's, or, with `query`, messages in which its words stand."""
-        page = asked.page_of(request.query)
+        wanted = asked.page_of(request.query)
         if (words := request.query.get("query")) is not None:
-            hits = await request.store.search(request.tenant, words, limit=page.limit)
+            hits = await request.store.search(request.tenant, words, limit=wanted.limit)
             found = [shown.hit_object(hit.conversation, hit.message) for hit in hits]
             return _json(shown.list_object(found, has_more=False))
         listed = await request.store.listed(
             request.tenant,
-            after=page.after,
-            limit=page.limit + 1,
-            newest_first=page.newest_first,
+            after=wanted.after,
+            limit=wanted.limit + 1,
+            newest_first=wanted.newest_first,
         )
         objects = [shown.conversation_object(each) for each in listed]
-        return _json(_part(objects, page.limit))
+        return _json(part(objects, wanted.limit))
 
     @_answered
     async def items(self, request: _Asked) -> ASGIApp:
-        page = asked.page_of(request.query)
         items = shown.items(await request.store.branch(request.tenant, request.id))
-        if page.newest_first:
-            items.reverse()
-        if page.after is not None:
-            items = items[_place(items, page.after) + 1 :]
-        return _json(_part(items, page.limit))
+        return _json(page(items, asked.page_of(request.query)))
 
     @_answered
     async def add_items(self, request: _Asked) -> ASGIApp:
@@ -269,17 +265,6 @@ def _free(named: str | None, field: str) -> str | None:
     if named in RESERVED:
         raise InvalidRequest(f"`{field}`: {named!r} is a path; choose another", param=field)
     return named
-
-
-def _part(data: Sequence[dict[str, JSON]], limit: int) -> dict[str, JSON]:
-    return shown.list_object(data[:limit], has_more=len(data) > limit)
-
-
-def _place(items: Sequence[Mapping[str, JSON]], after: str) -> int:
-    for index, item in enumerate(items):
-        if item["id"] == after:
-            return index
-    raise InvalidRequest(f"`after`: there is no item `{after[:100]}` here", param="after")
 
 
 def _json(value: JSON) -> Response:

@@ -18,9 +18,11 @@ from headrace.server import asking
 from headrace.server.asking import Question
 from headrace.server.exchange import Exchange
 from headrace.server.recalling import remember
+from headrace.server.responses import ResponsesForm
 from headrace.server.serving import Serving
+from headrace.server.telling import Form
 from headrace.streams.pump import Pump, Record
-from headrace.wire.ask import Ask, Context, Place
+from headrace.wire.ask import Ask, Context, Place, Stamp
 from headrace.wire.context_field import parse_context
 
 if TYPE_CHECKING:
@@ -96,13 +98,25 @@ def keep(serving: Serving, opened: OpenTurn, ask: Ask, pump: Pump) -> None:
     pump.when_over(lambda: turns.end(opened))
 
 
+def show(opened: OpenTurn | None, form: Form, stamp: Stamp) -> None:
+    """A response is kept with what its object says beside its items."""
+    if opened is not None and opened.response_id is not None and isinstance(form, ResponsesForm):
+        opened.shown = form.begun(stamp)
+
+
 def mark_of(exchange: Exchange) -> Mapping[str, Any] | None:
     """What another process must know to keep the turn."""
     return exchange.turn.mark() if exchange.turn is not None else None
 
 
 def resume(
-    serving: Serving, mark: Mapping[str, Any] | None, ask: Ask, pump: Pump, *, is_over: bool
+    serving: Serving,
+    mark: Mapping[str, Any] | None,
+    form: Form,
+    stamp: Stamp,
+    pump: Pump,
+    *,
+    is_over: bool,
 ) -> None:
     """A turn goes on that another process began, or what it said in the end is kept after all."""
     if mark is None or not serving.conversations.is_open:
@@ -111,4 +125,5 @@ def resume(
     opened = serving.conversations.turns.resumed(
         {**mark, "conversation_id": None} if is_over else mark
     )
-    keep(serving, opened, ask, pump)
+    show(opened, form, stamp)
+    keep(serving, opened, form.asks[0], pump)

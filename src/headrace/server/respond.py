@@ -26,7 +26,7 @@ from headrace.server import idempotency, sse
 from headrace.server.asking import Question
 from headrace.server.body import read_body
 from headrace.server.continuing import said_in_full
-from headrace.server.conversing import mark_of, start
+from headrace.server.conversing import mark_of, show, start
 from headrace.server.durable import Header
 from headrace.server.exchange import Exchange, exchange_of, header_value
 from headrace.server.negotiation import wants_stream
@@ -315,6 +315,7 @@ def telling(serving: Serving, exchange: Exchange, form: Form, seed: int) -> Tell
         service_tier="on_demand" if ask.service_tier == "auto" else ask.service_tier,
         context=exchange.context,
     )
+    show(exchange.turn, form, stamp)
     spelling = served.engine.tokenizer if ask.logprobs else None
     named = exchange.turn.turn.conversation_id if exchange.turn else None
     return Telling(form, stamp, seed, spelling, exchange.is_streamed, named)

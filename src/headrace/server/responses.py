@@ -1,4 +1,4 @@
-"""`POST /responses`: items in, items out; nothing is kept between two requests.
+"""`POST /responses`: items in, items out.
 
 In: a JSON object. Out: a `Form`. Next: `respond.py`.
 """
@@ -13,7 +13,7 @@ from headrace.wire.ask import JSON, Ask, Stamp
 from headrace.wire.body import BodyLimits
 from headrace.wire.ids import response_id
 from headrace.wire.numbered import Encoder
-from headrace.wire.responses_answer import ResponsesStream, responses_answer
+from headrace.wire.responses_answer import ResponsesStream, begun_response, responses_answer
 from headrace.wire.responses_request import parse_responses
 
 
@@ -29,6 +29,10 @@ class ResponsesForm:
 
     def new_id(self) -> str:
         return response_id()
+
+    def begun(self, stamp: Stamp) -> Mapping[str, JSON]:
+        """The response object before its first word."""
+        return begun_response(stamp, self._asked.echo())
 
     def stream(self, stamp: Stamp, seed: int, spelling: Spelling | None) -> Encoder:
         return ResponsesStream(stamp, echo=self._asked.echo(), spelling=spelling)

@@ -165,7 +165,7 @@ def _revive(serving: Serving, revival: Revival) -> None:
     pump.submit(revival.served.engine, [revival.prepared])
     if not is_over:
         _observe(serving, revival, pump)
-    conversing.resume(serving, header.turn, revival.form.asks[0], pump, is_over=is_over)
+    conversing.resume(serving, header.turn, revival.form, header.stamp, pump, is_over=is_over)
     spelling = revival.served.engine.tokenizer if revival.form.asks[0].logprobs else None
     kept = serving.keep(
         stream.id,

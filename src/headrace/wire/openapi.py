@@ -21,7 +21,7 @@ from headrace.wire.body import DEFAULT_LIMITS, BodyLimits
 from headrace.wire.chat_request import CHAT
 from headrace.wire.completion_request import COMPLETION
 from headrace.wire.fields import Table
-from headrace.wire.openapi_conversations import SCHEMAS, conversation_paths
+from headrace.wire.openapi_conversations import SCHEMAS, conversation_paths, response_paths
 from headrace.wire.openapi_embeddings import embedding_paths, embedding_schemas
 from headrace.wire.openapi_parts import (
     COUNT,
@@ -108,7 +108,7 @@ def openapi(limits: BodyLimits = DEFAULT_LIMITS) -> dict[str, JSON]:
             paths[prefix + post.path] = {"post": _post(post, prefix)}
         paths |= embedding_paths(prefix)
         paths |= _stream_paths(prefix)
-        paths |= conversation_paths(prefix)
+        paths |= conversation_paths(prefix) | response_paths(prefix)
         paths[f"{prefix}/models"] = {"get": _list_models(prefix)}
         paths[f"{prefix}/models/{{model}}"] = {"get": _get_model(prefix)}
     return {

@@ -161,6 +161,27 @@ def conversation_paths(prefix: str) -> dict[str, JSON]:
     }
 
 
+def response_paths(prefix: str) -> dict[str, JSON]:
+    """What may be done with a response that is stored."""
+    one = f"{prefix}/responses/{{id}}"
+    named = {**_ID, "description": "The response's."}
+
+    def does(name: str, summary: str, answer: JSON, *further: JSON) -> dict[str, JSON]:
+        return _operation(operation_id(name, prefix), summary, answer, (named, *further), None)
+
+    shown = json_answer("The response.", "Answer")
+    deleted = json_answer("It is gone.", "ConversationDeleted")
+    return {
+        one: {
+            "get": does("getResponse", "One that is stored, as far as it is.", shown),
+            "delete": does("deleteResponse", "With what only it stood on.", deleted),
+        },
+        f"{one}/input_items": {
+            "get": does("listInputItems", "What was told before it.", _ITEMS, *_PAGE)
+        },
+    }
+
+
 _FORMATS: Final = {"enum": ["json", "markdown"], "default": "json"}
 
 

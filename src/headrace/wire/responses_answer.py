@@ -240,6 +240,18 @@ def responses_answer(
     return body(_response(stamp, _checked(echo), status, output, choice, None))
 
 
+def begun_response(stamp: Stamp, echo: Mapping[str, JSON] | None = None) -> dict[str, JSON]:
+    """The response object before its first word."""
+    return _response(stamp, _checked(echo), "in_progress", [], None, None)
+
+
+def ended_fields(event: Finished | Failed) -> dict[str, JSON]:
+    """What the end of an answer says in its response object."""
+    if isinstance(event, Failed):
+        return _ended("failed", event, event.error)
+    return _ended(_status(event.reason), event, None)
+
+
 def _output(
     stamp: Stamp, choice: Choice, status: Status, spelling: Spelling | None
 ) -> list[dict[str, JSON]]:
@@ -305,7 +317,6 @@ def _response(
     error: HeadraceError | None,
 ) -> dict[str, JSON]:
     """The response object, as it is at this moment; its fields in the order of the API's pages."""
-    is_cut = status == "incomplete"
     fields: dict[str, JSON] = {
         "id": stamp.id,
         "object": "response",
@@ -326,14 +337,24 @@ def _response(
         "top_p": 1.0,
         "user": None,
         "service_tier": _TIERS.get(stamp.service_tier, stamp.service_tier),
-        "error": error and _error(error),
-        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-        "usage": end and responses_usage(end),
+        "error": None,
+        "incomplete_details": None,
+        "usage": None,
         "parallel_tool_calls": True,
         "store": False,
     }
     ours = x_headrace(stamp, end.usage) if end else {}
-    return {**fields, **echo, **ours}
+    return {**fields, **_ended(status, end, error), **echo, **ours}
+
+
+def _ended(status: Status, end: Ended | None, error: HeadraceError | None) -> dict[str, JSON]:
+    is_cut = status == "incomplete"
+    return {
+        "status": status,
+        "error": error and _error(error),
+        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+        "usage": end and responses_usage(end),
+    }
 
 
 def _error(error: HeadraceError) -> dict[str, JSON]:

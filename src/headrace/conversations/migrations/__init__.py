@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest version. A database that has it is not looked at any further."""
 _LOCK = 0x6865_6164
 """Among PostgreSQL's advisory locks."""
