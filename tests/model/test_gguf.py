@@ -15,6 +15,7 @@ import pytest
 from headrace.errors import HeadraceError, InvalidModelFile, ModelNotFound, UnsupportedModel
 from headrace.model import gguf
 from headrace.model.gguf import GGMLType
+from headrace.model.header import cursor
 from support import gguf_bytes as raw
 from support.gguf_models import QUANTS, SHAPES, write_model
 
@@ -120,7 +121,7 @@ def test_a_header_longer_than_the_buffer(
 ) -> None:
     path = write_model(tmp_path / "model.gguf", SHAPES["qwen2"], "Q8_0")
     whole = gguf.read(path)
-    monkeypatch.setattr(gguf, "_CHUNK_BYTES", 5)
+    monkeypatch.setattr(cursor, "_CHUNK_BYTES", 5)
     piecemeal = gguf.read(path)
     assert piecemeal.metadata == whole.metadata
     assert piecemeal.tensors == whole.tensors
