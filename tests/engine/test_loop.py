@@ -495,7 +495,7 @@ class TestTheEnd:
         engine = ManualEngine(model, POOL)
         running = [ask(engine, ignore_eos=True) for _ in range(3)]
         engine.step()
-        broken = next(iter(engine._loop._voices.values()))
+        broken = next(iter(engine._loop._choices))
 
         def fail(voice: Voice, error: HeadraceError, now: float) -> list[Event]:
             if voice is broken:

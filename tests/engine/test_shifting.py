@@ -14,7 +14,7 @@ from headrace.engine.request import Request
 from headrace.engine.shifting import Kept, moves, num_common, what_is_kept
 from headrace.engine.stream import Generation
 from headrace.errors import GenerationFailed, InvalidRequest, ModelError
-from headrace.events import Failed
+from headrace.events import Failed, Finished
 from headrace.model.interface import Move
 from headrace.testing import FakeModel, ManualEngine
 
@@ -211,6 +211,31 @@ class TestShifting:
         assert isinstance(last, Failed)
         assert isinstance(last.error, GenerationFailed)
         house.model.move = moving  # type: ignore[method-assign]
+        assert house.ask(SHIFTED, shift=True) == (NUM_LEFT, NUM_LEFT)
+
+    def test_a_failed_move_fails_all_that_step_and_nobody_later(self) -> None:
+        """Nothing of the step was computed, and a bank may hold half of what it should."""
+        house = House()
+        house.ask(WHOLE)
+        neighbour = house.begin("a neighbour", conversation=None, max_tokens=50)
+        house.engine.step()
+        moving = house.model.move
+
+        def move(moves: list[Move]) -> None:
+            raise ModelError("no")
+
+        house.model.move = move  # type: ignore[method-assign, assignment]
+        shifted = house.begin(SHIFTED, shift=True, max_tokens=50)
+        house.engine.step()
+        house.model.move = moving  # type: ignore[method-assign]
+        later = house.begin("later", conversation=None, max_tokens=5)
+        house.engine.run_until_idle()
+        for generation in (neighbour, shifted):
+            ends = [e for e in generation.events() if isinstance(e, (Failed, Finished))]
+            (end,) = ends
+            assert isinstance(end, Failed) and "while it moved banks: no" in end.error.message
+        assert later.choice.reason == "length"
+        house.ask(WHOLE)
         assert house.ask(SHIFTED, shift=True) == (NUM_LEFT, NUM_LEFT)
 
     def test_it_needs_a_conversation(self) -> None:

@@ -16,8 +16,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.engine.loop import EngineStats
 from headrace.engine.parking.parking import ParkingStats
+from headrace.engine.stats import EngineStats
 from headrace.observe.metrics import (
     E2E_EDGES_S,
     ITL_EDGES_S,

@@ -116,7 +116,7 @@ def chat(text: str, conversation: Any, **fields: Any) -> dict[str, Any]:
 
 def prompt_of(door: Door) -> str:
     """What the engine was told last, as text."""
-    voices = [v for voices in door.engine._loop._jobs.values() for v in voices]
+    voices = list(door.engine._loop._choices)
     return bytes(t for t in voices[-1].submission.prompt if t < 256).decode("utf-8", "replace")
 
 

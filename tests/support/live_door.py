@@ -72,11 +72,7 @@ class LiveDoor(Door):
     def num_cancelled(self) -> int:
         """Requests whose cancellation has come to the engine's door and was not obeyed yet."""
         engine = self.engine
-        jobs = {
-            voice.submission.request_id
-            for voices in engine._loop._jobs.values()
-            for voice in voices
-        }
+        jobs = {voice.submission.request_id for voice in tuple(engine._loop._choices)}
         commands = list(engine._inbox._commands)
         jobs |= {c.submission.request_id for c in commands if isinstance(c, Submit)}
         cancelled = {c.submission.request_id for c in commands if isinstance(c, Cancel)}

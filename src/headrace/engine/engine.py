@@ -22,7 +22,7 @@ from headrace.engine.cost import CostModel, StepRates
 from headrace.engine.intake import Intake
 from headrace.engine.kv_cache import KVCache
 from headrace.engine.language import Template, Tokenizer
-from headrace.engine.loop import EngineLoop, EngineStats
+from headrace.engine.loop import EngineLoop
 from headrace.engine.mailbox import Inbox, LoopReader, Submission, ThreadReader
 from headrace.engine.memory import free_memory, num_pool_banks
 from headrace.engine.outbox import BeforePublish
@@ -33,6 +33,7 @@ from headrace.engine.profile import StepProfile
 from headrace.engine.progress import Progress
 from headrace.engine.request import Request
 from headrace.engine.scheduler import Scheduler, SchedulerConfig
+from headrace.engine.stats import EngineStats
 from headrace.engine.stream import AnyReader, Generation, Stream, Ticket
 from headrace.errors import InvalidRequest
 from headrace.model.interface import Model, ModelSpec, TokenIds
@@ -234,7 +235,7 @@ class Engine:
     def record_with(self, before_publish: BeforePublish) -> None:
         """Let `before_publish` keep every step's events before anybody hears them. Call it before
         the first request."""
-        self._loop.before_publish = before_publish
+        self._loop.record_with(before_publish)
 
     def warm_up(self) -> None:
         """Make what texts that are gone on from need, some tenths of a second, so that no request

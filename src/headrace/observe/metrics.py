@@ -68,7 +68,7 @@ class ParkingFigures(Protocol):
 
 
 class EngineFigures(Protocol):
-    """How busy an engine is: what `headrace.engine.loop.EngineStats` says."""
+    """How busy an engine is: what `headrace.engine.stats.EngineStats` says."""
 
     @property
     def num_pending_requests(self) -> int: ...
