@@ -428,10 +428,10 @@ def test_who_waits_after_a_restart_has_not_stalled(tmp_path: Path) -> None:
     async def play() -> None:
         first = House(tmp_path / "streams")
         call = await begin(first, 7)
-        second = first.after_death(stall_timeout_s=0.02, queue_timeout_s=0.01)
+        second = first.after_death(stall_timeout_s=0.5, queue_timeout_s=0.01)
         second.revive()
         await settle()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.7)
         undisturbed = await whole(first, call)
         assert await rest(second, call, 0) == undisturbed
         first.leave()
