@@ -1,6 +1,10 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes for the tests: one a processor, each with servers of its own.
+WORKERS ?= auto
+# Compiled objects are kept between checkouts where somebody has installed what keeps them.
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache 2>/dev/null)
 # The core's own tests are no part of the package.
 NATIVE := $(shell find native -path native/tests -prune -o -type f -print)
 CPP := $(shell find native -name '*.cpp' -o -name '*.hpp')
@@ -11,7 +15,7 @@ run: .venv/.ready  ## set up, fetch the default model, serve on http://127.0.0.1
 	$(BIN)/headrace serve
 
 test: .venv/.ready-dev check native-test  ## everything CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 	PYTHON=$(PYTHON) BIN=$(BIN) sh .ci/wheel.sh
 
 check: .venv/.ready-dev  ## formatting, lint, types
@@ -19,7 +23,7 @@ check: .venv/.ready-dev  ## formatting, lint, types
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
-native-test: .venv/bin/python  ## the core without Python: sanitizers, emulated processors
+native-test: .venv/.ready  ## the core without Python: sanitizers, emulated processors
 	sh .ci/native.sh
 
 format: .venv/.ready-dev

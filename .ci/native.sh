@@ -1,25 +1,32 @@
 #!/bin/sh
-# The core's own tests: plainly, under sanitizers, and on emulated processors that lack newer
-# instructions; and a look at the objects, that none of those can leak.
+# The core's own tests: on the objects that the package is made of, under sanitizers, and on emulated
+# processors that lack newer instructions; and a look at the objects, that none of those can leak.
+#
+# The three builds go on side by side, and each one's tests while the others are built.
 set -eu
 cd "$(dirname "$0")/.."
 root=build/native-tests
 PATH="$PWD/.venv/bin:$PATH"
 export PATH
+plain=build/$(python -c 'import sys; print(sys.implementation.cache_tag)')
+mkdir -p "$root"
 
 fail() { echo "native-test: $1" >&2; exit 1; }
 
-# build NAME FLAGS OPTIMIZATION
+# build NAME FOLDER: the test binary of a folder that is configured.
 build() {
-  echo "native-test: building, $1"
-  mkdir -p "$root"
-  cmake -S . -B "$root/$1" -G Ninja -DHEADRACE_TESTS=ON -DCMAKE_BUILD_TYPE=Release \
-    "-DCMAKE_CXX_FLAGS=$2" "-DHEADRACE_OPTIMIZATION=$3" >"$root/$1.log" 2>&1 &&
-    cmake --build "$root/$1" --target headrace_tests >>"$root/$1.log" 2>&1 ||
+  cmake --build "$2" --target headrace_tests >>"$root/$1.log" 2>&1 ||
     { cat "$root/$1.log"; fail "the $1 build failed"; }
 }
 
-# check NAME OUTPUT STATUS: says what ran; all of it when a test failed.
+# configure NAME FLAGS
+configure() {
+  cmake -S . -B "$root/$1" -G Ninja -DCMAKE_BUILD_TYPE=Release "-DCMAKE_CXX_FLAGS=$2" \
+    -DHEADRACE_OPTIMIZATION=-O0 >"$root/$1.log" 2>&1 ||
+    { cat "$root/$1.log"; fail "$1 cannot be configured"; }
+}
+
+# report NAME OUTPUT STATUS: says what ran; all of it when a test failed.
 report() {
   [ "$3" = 0 ] || { cat "$2"; fail "$1: a test failed"; }
   echo "native-test: $1: $(sed -n 1p "$2" | sed 's/.*; instruction/instruction/'); $(tail -n 1 "$2")"
@@ -33,7 +40,7 @@ run() {
   report "$name" "$root/$name.out" "$status"
 }
 
-objects=$root/plain/native/CMakeFiles/headrace_core.dir
+objects=$plain/native/CMakeFiles/headrace_core.dir
 
 # Anything else that a per-processor file exports, inline functions above all, could be merged with
 # the baseline's copy and bring its instructions along.
@@ -67,7 +74,7 @@ check_objects() {
 
 # emulate CPU EXPECTED-ISA: what the emulator cannot do is switched off, as it warns of each.
 emulate() {
-  run "emulated-$2" qemu-x86_64 -cpu "$1" "$root/plain/native/tests/headrace_tests" --quick \
+  run "emulated-$2" qemu-x86_64 -cpu "$1" "$plain/native/tests/headrace_tests" --quick \
     --expect-isa "$2"
 }
 
@@ -81,24 +88,42 @@ emulate_all() {
     echo "native-test: no qemu-x86_64 here (Debian: qemu-user): older processors are not tested"
     return
   fi
-  emulate qemu64 portable &
-  first=$!
+  emulate qemu64 portable
   emulate Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-invpcid,-rtm avx2
-  wait "$first" || exit 1
 }
 
-build plain "" -O3
-run plain "$root/plain/native/tests/headrace_tests"
-if [ "$(uname -m)" = x86_64 ] && [ "$(uname -s)" = Linux ]; then
-  check_objects
-  emulate_all
-fi
+test_plain() {
+  : >"$root/plain.log"
+  build plain "$plain"
+  run plain "$plain/native/tests/headrace_tests"
+  if [ "$(uname -m)" = x86_64 ] && [ "$(uname -s)" = Linux ]; then
+    check_objects
+    emulate_all
+  fi
+}
 
-build asan "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -g1" -O0
-run asan "$root/asan/native/tests/headrace_tests" --quick
+test_asan() {
+  configure asan "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -g1"
+  build asan "$root/asan"
+  run asan "$root/asan/native/tests/headrace_tests" --quick
+}
 
-build tsan "-fsanitize=thread -g1" -O0
-# Older sanitizer runtimes cannot live with much address randomization.
-fixed="setarch $(uname -m) -R"
-$fixed true 2>/dev/null || fixed=""
-TSAN_OPTIONS=halt_on_error=1 run tsan $fixed "$root/tsan/native/tests/headrace_tests" --quick
+test_tsan() {
+  configure tsan "-fsanitize=thread -g1"
+  build tsan "$root/tsan"
+  # Older sanitizer runtimes cannot live with much address randomization.
+  fixed="setarch $(uname -m) -R"
+  $fixed true 2>/dev/null || fixed=""
+  TSAN_OPTIONS=halt_on_error=1 run tsan $fixed "$root/tsan/native/tests/headrace_tests" --quick
+}
+
+[ -f "$plain/CMakeCache.txt" ] || fail "$plain holds no build of the package; run: make setup"
+echo "native-test: building the tests, plain and under sanitizers"
+test_asan & asan=$!
+test_tsan & tsan=$!
+test_plain & plainly=$!
+status=0
+for each in $plainly $asan $tsan; do
+  wait "$each" || status=1
+done
+exit "$status"

@@ -214,9 +214,10 @@ HEADRACE_TEST(model_is_invariant_in_company) {
 }
 
 // Spans of a few tokens, whose attention is divided by partition, with a partition's end among
-// them.
+// them. What lies before is computed once; what lies after is what the last round has left.
 HEADRACE_TEST(model_is_invariant_across_partitions) {
   const TinyModel& tiny = odd_model();
+  const int stride = quick() ? 2 : 1;
   for (const int edge : quick() ? std::vector<int>{256} : std::vector<int>{256, 512}) {
     const auto tokens = random_tokens(edge + 8, tiny.shape.vocab, 62);
     const auto expected = whole(tiny, tokens, "", 1);
@@ -225,11 +226,12 @@ HEADRACE_TEST(model_is_invariant_across_partitions) {
     std::vector<int32_t> order(32);
     std::iota(order.begin(), order.end(), 0);
     int from = 0;
-    const Run fresh = make_run(tokens, order, from);
-    for (int before = 1; before <= 5; ++before) {
-      for (int after = 1; after <= 5; ++after) {
-        Run run = fresh;
-        step(model, {&run}, {edge - before});
+    Run begun = make_run(tokens, order, from);
+    step(model, {&begun}, {edge - 5});
+    for (int before = 1; before <= 5; before += stride) {
+      for (int after = 1; after <= 5; after += stride) {
+        Run run = begun;
+        if (before < 5) step(model, {&run}, {5 - before});
         step(model, {&run}, {before + after});
         step(model, {&run}, {8 - after});
         check_rows(run.logits, expected, describe("around", edge, "by", before, after));
