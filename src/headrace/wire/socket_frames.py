@@ -44,6 +44,7 @@ _LARGEST = 2**53
 _SPLIT = b"\n\n"
 _DATA = b"data: "
 _CHUNK = b"data: {"
+_INSIDE = slice(len(_DATA), -len(_SPLIT))
 _ERROR = b"event: error\n"
 _DONE = b"[DONE]"
 
@@ -190,6 +191,7 @@ class PlainMessages:
 
     def __init__(self, answer_id: str, encoder: Encoder) -> None:
         self._encoder = encoder
+        self._encode = encoder.encode
         self._start = b'{"id":%b,' % compact(answer_id)
         self._data = self._start + b'"data":'
 
@@ -199,10 +201,10 @@ class PlainMessages:
         return self._encoder.is_ended
 
     def encode(self, event: Event) -> list[bytes]:
-        body = self._encoder.encode(event)
+        body = self._encode(event)
         # Nearly every token is one chunk. JSON has no line breaks, and one byte is found fast.
         if body.startswith(_CHUNK) and body.find(b"\n") == len(body) - len(_SPLIT):
-            return [b"%b%b}" % (self._data, body[len(_DATA) : -len(_SPLIT)])]
+            return [self._data + body[_INSIDE] + b"}"]
         return [_message(self._start, part) for part in body.split(_SPLIT) if part]
 
 

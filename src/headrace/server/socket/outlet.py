@@ -38,13 +38,10 @@ class Early(Protocol):
     def close_early(self) -> None:
         """On the loop, when nobody on the engine thread is writing or will."""
 
-    @property
-    def is_clear(self) -> bool:
-        """Engine thread: it is open, and nothing that was written waits to be sent."""
-
-    def write_early(self, messages: Sequence[bytes]) -> None:
-        """Engine thread, when it was clear a moment ago: send them without waiting. What the client
-        does not take is sent by the loop, before anything else."""
+    def write_early(self, make: Callable[[], Sequence[bytes]]) -> bool:
+        """Engine thread: send the messages that `make` makes, without waiting. What the client does
+        not take is sent by the loop, before anything else. False, and nothing is made, where this
+        is not open or what was written before waits to be sent. Raises what `make` raises."""
 
 
 class Source(Protocol):
@@ -168,17 +165,11 @@ class Outlet:
         elif not self._write_now(messages):
             self._wait_with(_Turn(messages, []))
 
-    @property
-    def is_quiet(self) -> bool:
-        """Engine thread: what an answer that rides says now may be sent early. It overtakes nothing
-        of its own: who rides has nothing else under way."""
-        return self._is_idle and self._early is not None and self._early.is_clear
-
-    def pass_early(self, messages: list[bytes]) -> None:
-        """Engine thread: send messages of an answer that rides. Only where it was quiet a moment
-        ago."""
-        assert self._early is not None
-        self._early.write_early(messages)
+    def pass_early(self, make: Callable[[], list[bytes]]) -> bool:
+        """Engine thread: make and send messages of an answer that rides; False where something may
+        wait to be sent before them. Who rides has nothing else under way, so while no turn is due,
+        that is nothing of its own."""
+        return self._is_idle and self._early is not None and self._early.write_early(make)
 
     def _wait_with(self, turn: _Turn) -> None:
         self._waiting = turn

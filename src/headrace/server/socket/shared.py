@@ -43,7 +43,7 @@ class SharedTransport:
     def write(self, data: bytes) -> None:
         """On the loop."""
         with self._lock:
-            if self._shortcut is not None:
+            if self._shortcut is not None and self._shortcut.left_over:
                 self._shortcut.write_left_over()
             self._transport.write(data)
 
@@ -60,30 +60,20 @@ class SharedTransport:
                 shortcut.write_left_over()
                 shortcut.close()
 
-    @property
-    def is_clear(self) -> bool:
-        shortcut = self._shortcut
-        return (
-            shortcut is not None
-            and not shortcut.left_over
-            and shortcut.is_clear
-            and self._may_write()
-        )
-
-    def write_early(self, messages: Sequence[bytes]) -> None:
-        data = text_frames(messages)
+    def write_early(self, make: Callable[[], Sequence[bytes]]) -> bool:
         with self._lock:
             shortcut = self._shortcut
-            if shortcut is None or not self._may_write():
-                return  # the end has been said: nobody hears anything more
-            if shortcut.left_over or not shortcut.is_clear:
-                shortcut.left_over += data
-            else:
-                shortcut.write(data)
+            if shortcut is None or shortcut.left_over or not shortcut.is_clear:
+                return False
+            if not self._may_write():
+                return False
+            if messages := make():
+                shortcut.write(text_frames(messages))
             is_sent = not shortcut.left_over
         if not is_sent:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._write_left_over)
+        return True
 
     def _write_left_over(self) -> None:
         with self._lock:

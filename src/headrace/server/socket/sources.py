@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from headrace.events import Event
@@ -32,12 +33,9 @@ class Rail(Protocol):
     def pass_on(self, messages: list[bytes]) -> None:
         """Send them in this turn. Only while it is free."""
 
-    @property
-    def is_quiet(self) -> bool:
-        """Engine thread: the client keeps up, and what is sent now overtakes nothing."""
-
-    def pass_early(self, messages: list[bytes]) -> None:
-        """Engine thread: send them now. Only where it was quiet a moment ago."""
+    def pass_early(self, make: Callable[[], list[bytes]]) -> bool:
+        """Engine thread: make messages and send them now; False, and nothing is made, where the
+        client does not keep up, or they would overtake something."""
 
 
 class _Ride:
@@ -53,18 +51,22 @@ class _Ride:
 
     def take(self, events: Sequence[Event], *, is_early: bool) -> bool:
         rail = self._rail
-        if not (rail.is_quiet if is_early else rail.is_free):
-            return False
-        messages: list[bytes] = []
         try:
-            for event in events:
-                messages += self._encode(event)
+            if is_early:
+                return rail.pass_early(partial(self._made_of, events))
+            if not rail.is_free:
+                return False
+            messages = self._made_of(events)
         except Exception:  # the view will meet it, too, where it harms this answer alone
             return False
         if messages:
-            pass_on = rail.pass_early if is_early else rail.pass_on
-            pass_on(messages)
+            rail.pass_on(messages)
         return True
+
+    def _made_of(self, events: Sequence[Event]) -> list[bytes]:
+        if len(events) == 1:  # nearly always
+            return self._encode(events[0])
+        return [message for event in events for message in self._encode(event)]
 
     def closed(self) -> None:
         self._when_over()
