@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -20,8 +23,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, insert, inspect, select, text
 
 from headrace.conversations import migrations
-from headrace.conversations.database import FILE, Database, database_url
+from headrace.conversations.checkpoints import EVERY
+from headrace.conversations.database import Database
 from headrace.conversations.memory.tables import documents
+from headrace.conversations.reaching import FILE, database_url
 from headrace.conversations.tables import conversations, messages, metadata
 from headrace.errors import DatabaseFailed, HeadraceError, InvalidRequest, SettingsError
 
@@ -216,6 +221,48 @@ def test_the_head_is_the_newest_version() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_heads() == [migrations.HEAD]
+
+
+def test_the_log_goes_into_the_file_while_others_write(tmp_path: Path) -> None:
+    """Long before the writer itself would stop for it."""
+    path, alone = tmp_path / "c.db", tmp_path / "without_log.db"
+    database = Database.open(f"sqlite:///{path}")
+
+    def num_in_file() -> int:
+        shutil.copy(path, alone)
+        with contextlib.closing(sqlite3.connect(alone)) as connection:
+            try:
+                return int(connection.execute("SELECT count(*) FROM conversations").fetchone()[0])
+            except sqlite3.OperationalError:
+                return 0  # not even the table
+
+    async def play() -> None:
+        assert num_in_file() == 0
+        for number in range(EVERY + 1):
+            await database.write(add(f"{number}"))
+        async with asyncio.timeout(10):
+            while num_in_file() < EVERY // 2:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(play())
+    database.close()
+
+
+def test_what_is_read_after_a_write_sees_it(database: Database) -> None:
+    async def play() -> None:
+        found = await database.write_and_read(add("a"), lambda c, number: (number, count(c)))
+        assert found[0] >= 1 and found[1] == 1
+
+        def broken(connection: Connection, number: int) -> None:
+            raise InvalidRequest("no")
+
+        with pytest.raises(InvalidRequest):
+            await database.write_and_read(add("b"), broken)
+        assert await database.read(count) == 2
+        with pytest.raises(InvalidRequest):
+            await database.write_and_read(lambda c: broken(c, 1), lambda c, _: count(c))
+
+    asyncio.run(play())
 
 
 def test_two_servers_may_start_at_once(database_url: str) -> None:

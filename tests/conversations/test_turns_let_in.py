@@ -15,7 +15,7 @@ from headrace.conversations import rows
 from headrace.conversations.database import Database
 from headrace.conversations.store import ConversationStore, StoreConfig
 from headrace.conversations.turns import OpenTurn, Turns
-from headrace.conversations.values import Answer, Conversation
+from headrace.conversations.values import Answer, Conversation, StoredMessage
 from headrace.errors import ConversationBusy, ConversationNotFound, ConversationTooLarge
 from headrace.wire.ask import Place
 
@@ -82,17 +82,16 @@ def test_a_conversation_that_goes_while_a_turn_is_let_in_is_not_there(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = ConversationStore(database)
-    turns, read = Turns(store), database.read
+    turns, branch = Turns(store), rows.branch
+
+    def late(connection: Connection, number: int, head_id: str | None) -> list[StoredMessage]:
+        database.write_now(lambda c: rows.delete_conversation(c, number))
+        connection.rollback()  # of its own state of the database, which is the earlier one
+        return branch(connection, number, head_id)
 
     async def play() -> None:
         await whole_turn(turns)
-
-        async def late(work: Any) -> Any:
-            monkeypatch.setattr(database, "read", read)
-            await store.delete("t", "c")
-            return await read(work)
-
-        monkeypatch.setattr(database, "read", late)
+        monkeypatch.setattr(rows, "branch", late)
         with pytest.raises(ConversationNotFound):
             await turns.begin("t", IN_C)
         assert turns.num_open == 0

@@ -13,39 +13,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import queue
-import sqlite3
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from filelock import FileLock, Timeout
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from filelock import FileLock
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
+from headrace.conversations.checkpoints import Checkpoints
 from headrace.conversations.migrations import migrate
+from headrace.conversations.reaching import WRITES, database_url, lock_of, open_engine
 from headrace.errors import DatabaseFailed, HeadraceError, SettingsError
-from headrace.settings import home
-
-FILE = "conversations.db"
-"""In the data folder."""
 
 _MAX_GROUP = 128
 """Jobs in one transaction."""
 _NUM_READERS = 4
-_BUSY_S = 15
-"""How long SQLite waits for another process that writes."""
-_RETRY_S = 0.02
-_WRITES = "headrace_writes"
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +46,9 @@ class _Job(Generic[T]):
     work: Callable[[Connection], T]
     future: asyncio.Future[T]
     loop: asyncio.AbstractEventLoop
-    result: T | None = None
+    read: Callable[[Connection, T], Any] | None = None
+    """What becomes of the result, once it is kept."""
+    result: Any = None
     error: BaseException | None = None
 
     def run(self, connection: Connection) -> bool:
@@ -86,7 +79,7 @@ class _Job(Generic[T]):
         if self.error is not None:
             self.future.set_exception(self.error)
         else:
-            self.future.set_result(self.result)  # type: ignore[arg-type]
+            self.future.set_result(self.result)
 
 
 class Database:
@@ -100,14 +93,16 @@ class Database:
         # SQLite has one writer; PostgreSQL's are far away, and wait for its answers.
         num_writers = 4 if self.is_postgresql else 1
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._readers = ThreadPoolExecutor(_NUM_READERS, "headrace-reader")
+        self._own = threading.local()
+        self._checkpoints = None if self.is_postgresql else Checkpoints(engine, self._readers)
+        self._is_closed = False
         self._writers = [
             threading.Thread(target=self._write_all, name="headrace-writer", daemon=True)
             for _ in range(num_writers)
         ]
         for writer in self._writers:
             writer.start()
-        self._readers = ThreadPoolExecutor(_NUM_READERS, "headrace-reader")
-        self._is_closed = False
 
     @classmethod
     def open(cls, url: str | None = None, *, is_synced: bool = False) -> Database:
@@ -117,8 +112,8 @@ class Database:
         `DatabaseFailed` where there is no database to be had."""
         parsed = database_url(url)
         try:
-            engine = _engine(parsed, is_synced)
-            with engine.connect().execution_options(**{_WRITES: True}) as connection:
+            engine = open_engine(parsed, is_synced)
+            with engine.connect().execution_options(**{WRITES: True}) as connection:
                 migrate(connection)
         except ImportError:
             raise SettingsError(
@@ -128,7 +123,7 @@ class Database:
             ) from None
         except (SQLAlchemyError, OSError) as error:
             raise DatabaseFailed(f"the database cannot be opened: {_reason(error)}") from error
-        return cls(engine, _lock(parsed))
+        return cls(engine, lock_of(parsed))
 
     @property
     def engine(self) -> Engine:
@@ -148,7 +143,7 @@ class Database:
         """As `write`, for who has no event loop yet. Blocks."""
         try:
             with (
-                self._engine.connect().execution_options(**{_WRITES: True}) as connection,
+                self._engine.connect().execution_options(**{WRITES: True}) as connection,
                 connection.begin(),
             ):
                 return work(connection)
@@ -158,8 +153,22 @@ class Database:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """What `work` returns, when what it wrote is committed. Raises what it raises, and then
         nothing of it is kept, and `DatabaseFailed`. `work` may run more than once."""
+        kept: T = await self._asked(work, None)
+        return kept
+
+    async def write_and_read(
+        self, work: Callable[[Connection], T], read: Callable[[Connection, T], U]
+    ) -> U:
+        """What `read` makes of what `work` returned, when that is committed: as `write` and then
+        `read`, without the event loop's help in between. What `read` raises undoes nothing."""
+        found: U = await self._asked(work, read)
+        return found
+
+    async def _asked(
+        self, work: Callable[[Connection], T], read: Callable[[Connection, T], Any] | None
+    ) -> Any:
         loop = asyncio.get_running_loop()
-        job: _Job[T] = _Job(work, loop.create_future(), loop)
+        job: _Job[T] = _Job(work, loop.create_future(), loop, read)
         if self._is_closed:
             raise DatabaseFailed("the database is closed")
         self._jobs.put(job)
@@ -195,12 +204,29 @@ class Database:
             self._lock.release()
 
     def _write_all(self) -> None:
-        while (first := self._jobs.get()) is not None:
+        is_last = False
+        while not is_last and (first := self._jobs.get()) is not None:
             group, is_last = self._group(first)
             self._commit(group)
-            _tell(group)
-            if is_last:
-                return
+            if self._checkpoints is not None:
+                self._checkpoints.count()
+            self._read_on([job for job in group if job.read is not None and job.error is None])
+            _tell([job for job in group if job.read is None or job.error is not None])
+        self._let_go()
+
+    def _read_on(self, jobs: Sequence[_Job[Any]]) -> None:
+        """What they wrote is kept; readers do the rest."""
+        for job in jobs:
+            self._readers.submit(self._read_after, job)
+
+    def _read_after(self, job: _Job[Any]) -> None:
+        read, kept = job.read, job.result
+        assert read is not None
+        try:
+            job.result = self._read(lambda connection: read(connection, kept))
+        except Exception as error:
+            job.error = error
+        _tell([job])
 
     def _group(self, first: _Job[Any]) -> tuple[list[_Job[Any]], bool]:
         """What waits now, and whether there will be no more."""
@@ -233,99 +259,32 @@ class Database:
                 job.error = error
 
     def _transact(self, group: Sequence[_Job[Any]]) -> None:
-        with (
-            self._engine.connect().execution_options(**{_WRITES: True}) as connection,
-            connection.begin() as transaction,
-        ):
-            if len(group) > 1:
-                for job in group:
-                    job.run_among_others(connection)
-            elif not group[0].run(connection):
-                transaction.rollback()
-
-
-def database_url(url: str | None) -> URL:
-    """What a URL means. Raises `SettingsError`, which never repeats a password."""
-    if url is None:
-        return URL.create("sqlite", database=str(home() / FILE))
-    try:
-        parsed = make_url(url)
-        name = parsed.get_backend_name()
-    except (ArgumentError, NoSuchModuleError):
-        name = ""
-    if name == "sqlite":
-        if not parsed.database or parsed.database == ":memory:":
-            raise SettingsError(
-                "`database`: SQLite needs a file, like sqlite:///conversations.db",
-                param="database",
-            )
-        return parsed
-    if name in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
-    raise SettingsError(
-        "`database` must be a URL like postgresql://user:password@host/name or sqlite:///FILE",
-        param="database",
-    )
-
-
-def _engine(url: URL, is_synced: bool) -> Engine:
-    if url.get_backend_name() == "postgresql":
-        return create_engine(url, pool_size=_NUM_READERS + 4, pool_pre_ping=False)
-    assert url.database is not None
-    path = Path(url.database)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Others on this machine have no business here. The files beside it take its mode.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    engine = create_engine(
-        url, connect_args={"timeout": _BUSY_S, "isolation_level": None}, pool_size=_NUM_READERS + 1
-    )
-    event.listen(engine, "connect", lambda raw, _: _prepare(raw, is_synced))
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _lock(url: URL) -> FileLock | None:
-    """Beside SQLite's file, for as long as it is open; None where another process has it."""
-    if url.get_backend_name() != "sqlite":
-        return None
-    lock = FileLock(f"{url.database}.lock", mode=0o600)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return lock
-
-
-def _prepare(raw: Any, is_synced: bool) -> None:
-    """A new connection to SQLite."""
-    _use_log(raw)
-    for pragma in (
-        f"synchronous = {'FULL' if is_synced else 'NORMAL'}",
-        "foreign_keys = ON",
-        # What is deleted is gone from the file, too.
-        "secure_delete = ON",
-    ):
-        raw.execute(f"PRAGMA {pragma}")
-
-
-def _use_log(raw: Any) -> None:
-    """Who makes a new file use a log needs it alone, and is refused at once where another process
-    does the same: SQLite waits for nobody there."""
-    give_up_at = time.monotonic() + _BUSY_S
-    while True:
         try:
-            raw.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > give_up_at:
-                raise
-        time.sleep(_RETRY_S)
+            connection = self._connection()
+            with connection.begin() as transaction:
+                if len(group) > 1:
+                    for job in group:
+                        job.run_among_others(connection)
+                elif not group[0].run(connection):
+                    transaction.rollback()
+        except BaseException:
+            self._let_go()
+            raise
 
+    def _connection(self) -> Connection:
+        """This writer's own: to get one for each transaction costs as much as a small job."""
+        own: Connection | None = getattr(self._own, "connection", None)
+        if own is None:
+            own = self._engine.connect().execution_options(**{WRITES: True})
+            self._own.connection = own
+        return own
 
-def _begin(connection: Connection) -> None:
-    """Who is going to write says so first: a reader that becomes a writer cannot wait for one."""
-    writes = connection.get_execution_options().get(_WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    def _let_go(self) -> None:
+        """Of this writer's connection, which may be lost."""
+        own: Connection | None = getattr(self._own, "connection", None)
+        self._own.connection = None
+        if own is not None:
+            own.close()
 
 
 def _tell(group: Sequence[_Job[Any]]) -> None:

@@ -120,7 +120,7 @@ class Turns:
         self._by_place[key] = opened
         try:
             await self._let_in(opened, place, waits)
-            opened.turn = replace(opened.turn, history=await self._history(opened.turn))
+            self._check_history(opened.turn)
             return opened
         except BaseException:
             await self.give_up(opened)
@@ -148,7 +148,9 @@ class Turns:
         """Afterwards it is known whether the turn has it, also where who asked left meanwhile."""
         turn = opened.turn
         taking = asyncio.ensure_future(
-            self._store.database.write(lambda c: self._enter(c, turn, place))
+            self._store.database.write_and_read(
+                lambda c: self._enter(c, turn, place), _with_history
+            )
         )
         try:
             self._has_lease(opened, await asyncio.shield(taking))
@@ -201,17 +203,12 @@ class Turns:
             rows.change(connection, found.number, **lease)
         return found, is_new
 
-    async def _history(self, turn: Turn) -> Sequence[StoredMessage]:
-        """What the turn stands on. Who has the lease reads it at leisure: nobody changes it now.
-        Raises `ConversationNotFound` where it was deleted, and `ConversationTooLarge`."""
-        number, parent_id = turn.number, turn.parent_id
-        if number is None or parent_id is None:
-            return ()
-        history = await self._store.database.read(lambda c: rows.branch(c, number, parent_id))
-        if not history:
+    def _check_history(self, turn: Turn) -> None:
+        """Raises `ConversationNotFound` where it was deleted meanwhile, and
+        `ConversationTooLarge`."""
+        if turn.parent_id is not None and not turn.history:
             raise rows.no_conversation(turn.conversation_id or "")
-        self._store.check_room(len(history) + 1)
-        return history
+        self._store.check_room(len(turn.history) + 1)
 
     def _parent(self, connection: Connection, found: Conversation, place: Place) -> str | None:
         if place.after == ROOT:
@@ -497,6 +494,13 @@ _RENEW = (
     .where(conversations.c.number == bindparam("of"), conversations.c.turn_id == bindparam("whose"))
     .values(turn_until=bindparam("until"))
 )
+
+
+def _with_history(connection: Connection, turn: Turn) -> Turn:
+    """Who has the lease reads what the turn stands on beside the writers: nobody changes it now."""
+    if turn.number is None or turn.parent_id is None:
+        return turn
+    return replace(turn, history=rows.branch(connection, turn.number, turn.parent_id))
 
 
 def free_all(connection: Connection) -> None:
