@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Several processes, each with a thread a processor that spins while it waits, hold each other up.
+# Read by libraries when they are loaded, so before anything that multiplies is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
 
