@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace.server.socket.shared import SharedTransport
@@ -96,6 +96,7 @@ ACTIONS = st.lists(
 @pytest.mark.parametrize("loop", LOOPS)
 @settings(max_examples=150, deadline=None)
 @given(actions=ACTIONS, buffer_size=st.sampled_from([1, 1 << 16]))
+@example(actions=[("loop", 5000), ("read", 6000), ("early", 1)], buffer_size=1)
 def test_frames_are_whole_and_in_order(loop: str, actions: list[Any], buffer_size: int) -> None:
     """Whoever writes."""
 
