@@ -271,6 +271,7 @@ class _Loading(threading.Thread):
         self._may_tell.set()
 
     def run(self) -> None:
+        from headrace.observe import logs
         from headrace.server.reviving import made_ready, revive
 
         serving = self._serving
@@ -280,6 +281,7 @@ class _Loading(threading.Thread):
                 serving.open_conversations()
             serving.load()
             self._tell_ready()
+            logs.warm_up()  # soonest: the first answer has a line
             if not is_database_named:
                 serving.open_conversations()
             self._soon(revive, serving, made_ready(serving))
@@ -294,7 +296,8 @@ class _Loading(threading.Thread):
     def _tell_ready(self) -> None:
         seconds = time.perf_counter() - self._began_at
         self._may_tell.wait()
-        click.echo(f"Ready after {seconds:.1f} s. Ctrl-C stops it.")
+        with suppress(OSError):  # who started it reads no more, which ends no server
+            click.echo(f"Ready after {seconds:.1f} s. Ctrl-C stops it.")
 
     def _soon(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do that on the server's loop."""

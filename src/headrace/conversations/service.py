@@ -45,7 +45,7 @@ class Conversations:
         try:
             self._open(url, is_synced)
         finally:
-            if self._opening is not None:
+            if self._opening is not None and not self._opening.done():
                 self._opening.set_result(None)
 
     def _open(self, url: str | None, is_synced: bool) -> None:

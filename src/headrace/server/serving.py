@@ -17,7 +17,6 @@ from headrace.engine.engine import Engine
 from headrace.errors import DatabaseFailed, RateLimited, ServerDraining
 from headrace.model.answer import AnswerStyle
 from headrace.model.embedder import Embedder
-from headrace.observe import logs
 from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
 from headrace.observe.observer import LimitHit, Observer, Observers
@@ -192,7 +191,6 @@ class Serving:
 
     def warm_up(self) -> None:
         """On a thread of its own, once it is ready: make what some requests would wait for."""
-        logs.warm_up()
         for model in self.registry.served:
             model.style.warm_up()
             model.engine.warm_up()
