@@ -37,6 +37,12 @@ NUMBER = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite counts up in columns that are just INTEGER."""
 
 
+def of_conversation() -> Column[int]:
+    """Whose row it is: it goes when the conversation goes."""
+    goes = ForeignKey("conversations.number", ondelete="CASCADE")
+    return Column("conversation", NUMBER, goes, nullable=False)
+
+
 class JSONText(TypeDecorator[Any]):
     """JSON as text, the same bytes in every database."""
 
@@ -91,12 +97,7 @@ messages = Table(
     "messages",
     metadata,
     Column("number", NUMBER, primary_key=True),
-    Column(
-        "conversation",
-        NUMBER,
-        ForeignKey("conversations.number", ondelete="CASCADE"),
-        nullable=False,
-    ),
+    of_conversation(),
     Column("id", String(MAX_ID), nullable=False),
     Column("parent_id", String(MAX_ID)),
     Column("turn_id", String(MAX_ID)),
@@ -119,12 +120,7 @@ responses = Table(
     metadata,
     Column("tenant", String(64), nullable=False),
     Column("id", String(MAX_ID), nullable=False),
-    Column(
-        "conversation",
-        NUMBER,
-        ForeignKey("conversations.number", ondelete="CASCADE"),
-        nullable=False,
-    ),
+    of_conversation(),
     Column("message_id", String(MAX_ID), nullable=False),
     # The answer.
     Column("shown", JSONText),
@@ -136,12 +132,7 @@ responses = Table(
 summaries = Table(
     "summaries",
     metadata,
-    Column(
-        "conversation",
-        NUMBER,
-        ForeignKey("conversations.number", ondelete="CASCADE"),
-        nullable=False,
-    ),
+    of_conversation(),
     Column("up_to_message_id", String(MAX_ID), nullable=False),
     Column("settings_digest", String(64), nullable=False),
     Column("text", Text, nullable=False),

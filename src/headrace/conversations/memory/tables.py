@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from headrace.conversations.tables import MAX_ID, NUMBER, metadata
+from headrace.conversations.tables import MAX_ID, NUMBER, metadata, of_conversation
 
 MAX_EMBEDDER = 200
 """Characters of an embedder's identity."""
@@ -28,12 +28,7 @@ documents = Table(
     "documents",
     metadata,
     Column("number", NUMBER, primary_key=True),
-    Column(
-        "conversation",
-        NUMBER,
-        ForeignKey("conversations.number", ondelete="CASCADE"),
-        nullable=False,
-    ),
+    of_conversation(),
     Column("id", String(MAX_ID), nullable=False),
     Column("title", Text, nullable=False),
     Column("num_chars", Integer, nullable=False),
@@ -46,12 +41,7 @@ chunks = Table(
     "chunks",
     metadata,
     Column("number", NUMBER, primary_key=True),
-    Column(
-        "conversation",
-        NUMBER,
-        ForeignKey("conversations.number", ondelete="CASCADE"),
-        nullable=False,
-    ),
+    of_conversation(),
     Column("document", NUMBER, ForeignKey("documents.number", ondelete="CASCADE")),
     Column("message", NUMBER, ForeignKey("messages.number", ondelete="CASCADE")),
     Column("position", Integer, nullable=False),
