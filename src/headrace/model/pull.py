@@ -25,20 +25,9 @@ from headrace.model.sources.base import (
     sha256_of,
     silent,
 )
-from headrace.model.store import Receipt, resolve
+from headrace.model.store import Pulled, Receipt, resolve
 
 __all__ = ["Phase", "Progress", "Pulled", "Report", "ensure", "pull", "resolve", "silent"]
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """A model that is here now; `is_new` tells whether this pull fetched it."""
-
-    path: Path
-    source: str
-    num_bytes: int
-    sha256: str
-    is_new: bool
 
 
 def ensure(name: str, report: Report = silent) -> Path:

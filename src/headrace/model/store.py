@@ -34,6 +34,17 @@ _SUFFIX = ".gguf"
 
 
 @dataclass(frozen=True)
+class Pulled:
+    """A model that is here now; `is_new` tells whether this pull fetched it."""
+
+    path: Path
+    source: str
+    num_bytes: int
+    sha256: str
+    is_new: bool
+
+
+@dataclass(frozen=True)
 class Receipt:
     """What was pulled under a file's name; `pulled_at` is ISO 8601 in UTC."""
 

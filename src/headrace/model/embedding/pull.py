@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from headrace.errors import ModelNotFound, StorageError
 from headrace.model import catalogue, store
@@ -32,9 +31,6 @@ from headrace.model.sources.base import (
 )
 from headrace.model.sources.spec import PypiSpec, WheelFile
 
-if TYPE_CHECKING:
-    from headrace.model.pull import Pulled
-
 
 def ensure(name: str, report: Report = silent) -> Path:
     """The folder of the embedding model that `name` means, pulled first if it is absent and can be
@@ -48,7 +44,9 @@ def ensure(name: str, report: Report = silent) -> Path:
     return pull_embedder(entry, report=report).path
 
 
-def pull_embedder(entry: EmbedderEntry, *, force: bool = False, report: Report = silent) -> Pulled:
+def pull_embedder(
+    entry: EmbedderEntry, *, force: bool = False, report: Report = silent
+) -> store.Pulled:
     """Fetch the model. `force`: even if it is here, replacing whatever has its name.
 
     Raises SourceUnavailable, HashMismatch, StorageError. Whatever it raises, also
@@ -63,10 +61,8 @@ def pull_embedder(entry: EmbedderEntry, *, force: bool = False, report: Report =
         return _pulled(entry, target, is_new=True)
 
 
-def _pulled(entry: EmbedderEntry, target: Path, *, is_new: bool) -> Pulled:
-    from headrace.model.pull import Pulled
-
-    return Pulled(target, entry.source, entry.num_bytes, entry.files[0].sha256, is_new)
+def _pulled(entry: EmbedderEntry, target: Path, *, is_new: bool) -> store.Pulled:
+    return store.Pulled(target, entry.source, entry.num_bytes, entry.files[0].sha256, is_new)
 
 
 def _is_here(entry: EmbedderEntry, target: Path, workspace: Workspace, report: Report) -> bool:
