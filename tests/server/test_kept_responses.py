@@ -130,6 +130,32 @@ def test_one_that_is_being_said_is_in_progress_and_ends_when_deleted(tmp_path: P
     door.serving.conversations.close()
 
 
+@pytest.mark.parametrize("num_steps", [3, 100], ids=["running", "ended"])
+def test_its_stream_goes_with_it(door: Door, num_steps: int) -> None:
+    async def play() -> None:
+        resumable = {"stream": True, "stream_options": {"resumable": True}}
+        calls = [
+            door.post(RESPONSES, {"model": "fake", "input": text, **resumable})
+            for text in ("hi", "another")
+        ]
+        while door.engine.stats().num_pending_requests < 2:
+            await asyncio.sleep(0.002)
+        await door.turn(num_steps)
+        names = [json.loads(frames(call.body)[0].data)["response"]["id"] for call in calls]
+        streams = [str(call.header("x-headrace-stream")) for call in calls]
+        await got(door, f"{RESPONSES}/{names[0]}", "DELETE")
+        for call in calls:
+            await stepped(door, call)
+        gone = await got(door, f"/v1/streams/{streams[0]}", status=410)
+        assert gone["error"]["code"] == "stream_gone"
+        other = await asyncio.wait_for(door.call("GET", f"/v1/streams/{streams[1]}").ended(), 30)
+        assert (other.status, b"response.completed" in other.body) == (200, True)
+        await got(door, f"{RESPONSES}/{names[1]}")
+        door.serving.streams.close()
+
+    run(door, play)
+
+
 def test_input_items_are_what_was_told_before(door: Door) -> None:
     async def play() -> None:
         first = await asked(door, "one", instructions="for this turn alone")

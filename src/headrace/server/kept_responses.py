@@ -75,6 +75,8 @@ class _Handlers:
 
         await delete_response(self._database, tenant, named)
         self._serving.conversations.turns.stop_response(tenant, named)
+        # Nor is it to be read again by a stream, or kept anew by a server that goes on with that.
+        self._serving.streams.let_go(tenant, lambda told: told.stamp.id == named)
         return _json(deleted_object(named))
 
     async def _asked(

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic
 
@@ -143,6 +144,18 @@ class KeptStreams(Generic[Form]):
         if self._gone.get(stream_id) == tenant:
             raise StreamGone(f"the stream `{stream_id}` is not kept any more; ask anew")
         raise StreamNotFound(f"there is no stream `{stream_id[:100]}`; it may be too old")
+
+    def let_go(self, tenant: str, is_meant: Callable[[Form], bool]) -> None:
+        """Keep a tenant's streams no longer that are told in such a form. Those that run end
+        first."""
+        for kept in [*self._live.values(), *(kept for _, kept in self._ended.values())]:
+            if kept.tenant == tenant and is_meant(kept.form):
+                kept.stop()
+                kept.pump.when_over(partial(self._drop_ended, kept.id))
+
+    def _drop_ended(self, stream_id: str) -> None:
+        if stream_id in self._ended:
+            self._drop(stream_id)
 
     def when_gone(self, listener: Callable[[str], None]) -> None:
         """`listener` hears the id of every stream that is let go."""

@@ -3,8 +3,9 @@
 In: text. Out: what is said, and whole calls. A call's end is found by its JSON, so a closing marker
 inside an argument is just text. White space next to a call belongs to nobody.
 
-Of an answer that is cut inside a call, what was said before the call is all: a call is told whole
-or not at all, and its markup is nobody's text.
+Of an answer that is cut inside a call, what was said before the call is all, and its end says
+`length`. A call is one whole chunk on Groq's wire, so half of one has no place there (OpenAI would
+send the arguments as far as they came, which no client can use); its markup is nobody's text.
 """
 
 from __future__ import annotations
