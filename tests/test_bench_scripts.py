@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from headrace.model import architecture, gguf
+from headrace.model.roles import layout
 from headrace.model.tokenizer import Tokenizer
 
 BENCH = Path(__file__).parents[1] / "bench"
@@ -60,8 +61,7 @@ class TestMakeModel:
         assert hyper.tied_head and hyper.rope_factors is not None
         assert (min(hyper.rope_factors), max(hyper.rope_factors)) == (1, 32)
         roles = {
-            (role, layer): tensor.type.name
-            for role, layer, tensor in architecture.layout(file, hyper).by_role()
+            (role, layer): tensor.type.name for role, layer, tensor in layout(file, hyper).by_role()
         }
         rich = [layer for layer in range(8) if roles["down", layer] == "Q6_K"]
         # llama.cpp's use_more_bits for 8 layers

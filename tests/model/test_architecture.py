@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from headrace.errors import HeadraceError, InvalidModelFile, UnsupportedModel
 from headrace.model import architecture, gguf
-from headrace.model.architecture import describe, layout
+from headrace.model.architecture import describe
 from headrace.model.gguf import GGMLType, GGUFFile, TensorInfo
+from headrace.model.roles import layout
 from support import gguf_bytes as raw
 from support.gguf_models import Q4_K_M, SHAPES, ModelShape, write_model
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from headrace.errors import HeadraceError
 from headrace.model import gguf
-from headrace.model.architecture import describe, layout
+from headrace.model.architecture import describe
+from headrace.model.roles import layout
 from support import gguf_bytes as raw
 
 SOUND = raw.tiny_llama()

@@ -1,7 +1,7 @@
 """A float32 forward pass in plain NumPy, over the dequantized weights: what the kernels must equal.
 
-Written for reading, not for speed. It takes the file's roles and sizes from `architecture.py`, so
-comparing it with `transformers` proves those too.
+Written for reading, not for speed. It takes the file's sizes from `architecture.py` and the tensors
+from `roles.py`, so comparing it with `transformers` proves those too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headrace.model import architecture, gguf
+from headrace.model import architecture, gguf, roles
 from headrace.model.architecture import Hyperparameters
 from support.gguf_models import dequantize
 
@@ -22,7 +22,7 @@ class ReferenceModel:
         file = gguf.read(path)
         self.hyper = architecture.describe(file)
         self.weights: dict[tuple[str, int | None], np.ndarray] = {}
-        for role, layer, tensor in architecture.layout(file, self.hyper).by_role():
+        for role, layer, tensor in roles.layout(file, self.hyper).by_role():
             if role == "output_head" and self.hyper.tied_head:
                 continue
             data = np.frombuffer(file.read_tensor(tensor), np.uint8)

@@ -1,28 +1,25 @@
-"""What a GGUF file's model is: hyper-parameters, and which tensor plays which role.
+"""What a GGUF file's model is: its family, its sizes and constants.
 
-In: a checked `GGUFFile`. Out: `Hyperparameters` and `ModelTensors`, all a compute core needs. A
-file either is described completely or refused: whatever would change results and is not computed
-here (experts, other rotary scalings, a tensor without a role) is an error that names it.
+In: a checked `GGUFFile`. Out: `Hyperparameters`, which with the tensors of `roles.py` are all that
+a compute core needs. A file either is described completely or refused: whatever would change
+results and is not computed here (experts, other rotary scalings) is an error that names it.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from headrace.errors import InvalidModelFile
-from headrace.model.gguf import COMPUTABLE_TYPES, GGMLType, GGUFFile, TensorInfo, tensor_part
+from headrace.model.gguf import GGMLType, GGUFFile, TensorInfo, tensor_part
 
 RopeStyle = Literal["interleaved", "half"]
 """Which numbers of a head rotate together, in the order the file has them: (2i, 2i + 1), as
 converters permute Llama's query and key rows, or (i, i + head_dim / 2)."""
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,48 +55,6 @@ class Hyperparameters:
 
 
 @dataclass(frozen=True)
-class LayerTensors:
-    """One layer. Matrices are (outputs, inputs), of a computable type; vectors are F32."""
-
-    attn_norm: TensorInfo
-    q: TensorInfo
-    k: TensorInfo
-    v: TensorInfo
-    o: TensorInfo
-    ffn_norm: TensorInfo
-    gate: TensorInfo
-    up: TensorInfo
-    down: TensorInfo
-    q_bias: TensorInfo | None = None
-    k_bias: TensorInfo | None = None
-    v_bias: TensorInfo | None = None
-    q_norm: TensorInfo | None = None
-    k_norm: TensorInfo | None = None
-
-
-@dataclass(frozen=True)
-class ModelTensors:
-    """Every tensor by its role. A tied `output_head` is `token_embedding` itself."""
-
-    token_embedding: TensorInfo
-    output_norm: TensorInfo
-    output_head: TensorInfo
-    layers: tuple[LayerTensors, ...]
-
-    def by_role(self) -> Iterator[tuple[str, int | None, TensorInfo]]:
-        """(role, layer, tensor) for all; layer is None outside the layers. The role of a field is
-        its name. A tied head comes twice, under both its roles."""
-        yield "token_embedding", None, self.token_embedding
-        for index, layer in enumerate(self.layers):
-            for field in fields(layer):
-                tensor = getattr(layer, field.name)
-                if tensor is not None:
-                    yield field.name, index, tensor
-        yield "output_norm", None, self.output_norm
-        yield "output_head", None, self.output_head
-
-
-@dataclass(frozen=True)
 class _Family:
     """What distinguishes one architecture from its kin."""
 
@@ -109,14 +64,14 @@ class _Family:
     has_rope_factors: bool = False
 
 
-_FAMILIES = {
+FAMILIES = {
     "llama": _Family("interleaved", has_rope_factors=True),
     "qwen2": _Family("half", needs_qkv_bias=True),
     "qwen3": _Family("half", has_qk_norm=True),
 }
-SUPPORTED_ARCHITECTURES = tuple(_FAMILIES)
+SUPPORTED_ARCHITECTURES = tuple(FAMILIES)
 
-_SUPPORTED_TEXT = (
+SUPPORTED_TEXT = (
     "supported are llama (Llama 2 and 3, SmolLM2, Mistral), qwen2 (Qwen 2 and 2.5) and qwen3 "
     "(dense models of each)"
 )
@@ -140,7 +95,6 @@ _NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
 }
 
 # Frequencies that old converters wrote beside the weights; every reader computes its own.
-_HARMLESS = re.compile(r"blk\.\d+\.(attn_rot_embd|attn\.rotary_emb\.inv_freq)(\.weight)?")
 
 _MAX_LAYERS = 1 << 10
 _MAX_SIZE = 1 << 24
@@ -150,9 +104,9 @@ _THETA_RANGE = (1.0, 1e12)
 _FACTOR_RANGE = (1e-3, 1e6)
 _EPS_RANGE = (1e-12, 1.0)
 _SCALE_RANGE = (1e-6, 1e3)
-_HEAD_NAME = "output.weight"
-_EMBEDDING_NAME = "token_embd.weight"
-_ROPE_FACTORS_NAME = "rope_freqs.weight"
+HEAD_NAME = "output.weight"
+EMBEDDING_NAME = "token_embd.weight"
+ROPE_FACTORS_NAME = "rope_freqs.weight"
 
 
 def describe(gguf: GGUFFile) -> Hyperparameters:
@@ -185,27 +139,8 @@ def describe(gguf: GGUFFile) -> Hyperparameters:
         attention_scale=_attention_scale(keys, head_dim),
         has_qkv_bias=family.needs_qkv_bias or "blk.0.attn_q.bias" in gguf.tensors,
         has_qk_norm=family.has_qk_norm,
-        tied_head=_HEAD_NAME not in gguf.tensors,
+        tied_head=HEAD_NAME not in gguf.tensors,
     )
-
-
-def layout(gguf: GGUFFile, hyper: Hyperparameters) -> ModelTensors:
-    """The role of every tensor in `gguf`, each with the type and shape that `hyper` asks for.
-
-    Raises InvalidModelFile for a missing tensor or a wrong shape, and UnsupportedModel for a type
-    that is not computed with or a tensor that has no role.
-    """
-    roles = _Roles(gguf)
-    embedding = roles.matrix(_EMBEDDING_NAME, (hyper.vocab_size, hyper.hidden_size))
-    head = embedding
-    if not hyper.tied_head:
-        head = roles.matrix(_HEAD_NAME, (hyper.vocab_size, hyper.hidden_size))
-    output_norm = roles.vector("output_norm.weight", (hyper.hidden_size,))
-    if _FAMILIES[hyper.architecture].has_rope_factors and _ROPE_FACTORS_NAME in gguf.tensors:
-        roles.vector(_ROPE_FACTORS_NAME, (hyper.rope_dim // 2,))
-    layers = tuple(_layer(roles, index, hyper) for index in range(hyper.num_layers))
-    roles.reject_leftovers()
-    return ModelTensors(embedding, output_norm, head, layers)
 
 
 def num_parameters(gguf: GGUFFile) -> int:
@@ -265,7 +200,7 @@ class _Keys:
                 raise self.gguf.unsupported(self.full(name), f"{value!r} is not supported")
         if self.gguf.integer(self.full("expert_count")):
             raise self.gguf.unsupported(
-                self.full("expert_count"), f"a mixture of experts; {_SUPPORTED_TEXT}"
+                self.full("expert_count"), f"a mixture of experts; {SUPPORTED_TEXT}"
             )
 
     def _same_in_all_layers(self, name: str) -> int:
@@ -281,10 +216,10 @@ def _family(gguf: GGUFFile) -> _Family:
     kind = gguf.text("general.type")
     if kind not in (None, "model"):
         raise gguf.unsupported("general.type", f"this is a {kind!r} file, not a whole model")
-    family = _FAMILIES.get(gguf.architecture)
+    family = FAMILIES.get(gguf.architecture)
     if family is None:
         raise gguf.unsupported(
-            "general.architecture", f"{gguf.architecture!r} is not supported; {_SUPPORTED_TEXT}"
+            "general.architecture", f"{gguf.architecture!r} is not supported; {SUPPORTED_TEXT}"
         )
     return family
 
@@ -323,9 +258,9 @@ def _num_kv_heads(keys: _Keys, num_heads: int) -> int:
 
 def _vocab_size(keys: _Keys) -> int:
     """The embedding's rows decide; the tokenizer and the key must agree where they are there."""
-    embedding = keys.gguf.tensors.get(_EMBEDDING_NAME)
+    embedding = keys.gguf.tensors.get(EMBEDDING_NAME)
     if embedding is None:
-        raise keys.gguf.invalid(tensor_part(_EMBEDDING_NAME), "is missing; fetch the model anew")
+        raise keys.gguf.invalid(tensor_part(EMBEDDING_NAME), "is missing; fetch the model anew")
     vocab_size = embedding.shape[0]
     tokens = keys.gguf.array("tokenizer.ggml.tokens", str)
     for name, size in (
@@ -334,10 +269,10 @@ def _vocab_size(keys: _Keys) -> int:
     ):
         if size not in (None, vocab_size):
             raise keys.gguf.invalid(
-                name, f"{size:,} tokens, but {tensor_part(_EMBEDDING_NAME)} has {vocab_size:,} rows"
+                name, f"{size:,} tokens, but {tensor_part(EMBEDDING_NAME)} has {vocab_size:,} rows"
             )
     if vocab_size > _MAX_SIZE:
-        raise keys.gguf.invalid(tensor_part(_EMBEDDING_NAME), f"{vocab_size:,} rows are too many")
+        raise keys.gguf.invalid(tensor_part(EMBEDDING_NAME), f"{vocab_size:,} rows are too many")
     return vocab_size
 
 
@@ -366,7 +301,7 @@ def _rope_dim(keys: _Keys, head_dim: int) -> int:
 
 def _rope_factors(keys: _Keys, num_factors: int, family: _Family) -> tuple[float, ...] | None:
     factors = (1.0,) * num_factors
-    tensor = keys.gguf.tensors.get(_ROPE_FACTORS_NAME)
+    tensor = keys.gguf.tensors.get(ROPE_FACTORS_NAME)
     if family.has_rope_factors and tensor is not None:
         factors = _read_factors(keys.gguf, tensor, num_factors)
     scaling = _linear_scaling(keys)
@@ -375,7 +310,7 @@ def _rope_factors(keys: _Keys, num_factors: int, family: _Family) -> tuple[float
 
 
 def _read_factors(gguf: GGUFFile, tensor: TensorInfo, num_factors: int) -> tuple[float, ...]:
-    _Roles(gguf).vector(tensor.name, (num_factors,))
+    gguf.check_tensor(tensor, (num_factors,), (GGMLType.F32,))
     factors: tuple[float, ...] = struct.unpack(f"<{num_factors}f", gguf.read_tensor(tensor))
     for factor in factors:
         if not _FACTOR_RANGE[0] <= factor <= _FACTOR_RANGE[1]:
@@ -403,72 +338,3 @@ def _attention_scale(keys: _Keys, head_dim: int) -> float:
     if keys.gguf.number(keys.full("attention.scale")):
         return keys.number("attention.scale", _SCALE_RANGE)
     return 1.0 / math.sqrt(head_dim)
-
-
-def _layer(roles: _Roles, index: int, hyper: Hyperparameters) -> LayerTensors:
-    hidden, ffn, head = (hyper.hidden_size,), (hyper.ffn_size,), (hyper.head_dim,)
-    queries = (hyper.num_heads * hyper.head_dim,)
-    keys = (hyper.num_kv_heads * hyper.head_dim,)
-    prefix = f"blk.{index}"
-    bias, norm = {}, {}
-    if hyper.has_qkv_bias:
-        bias["q_bias"] = roles.vector(f"{prefix}.attn_q.bias", queries)
-        bias["k_bias"] = roles.vector(f"{prefix}.attn_k.bias", keys)
-        bias["v_bias"] = roles.vector(f"{prefix}.attn_v.bias", keys)
-    if hyper.has_qk_norm:
-        norm["q_norm"] = roles.vector(f"{prefix}.attn_q_norm.weight", head)
-        norm["k_norm"] = roles.vector(f"{prefix}.attn_k_norm.weight", head)
-    return LayerTensors(
-        attn_norm=roles.vector(f"{prefix}.attn_norm.weight", hidden),
-        q=roles.matrix(f"{prefix}.attn_q.weight", queries + hidden),
-        k=roles.matrix(f"{prefix}.attn_k.weight", keys + hidden),
-        v=roles.matrix(f"{prefix}.attn_v.weight", keys + hidden),
-        o=roles.matrix(f"{prefix}.attn_output.weight", hidden + queries),
-        ffn_norm=roles.vector(f"{prefix}.ffn_norm.weight", hidden),
-        gate=roles.matrix(f"{prefix}.ffn_gate.weight", ffn + hidden),
-        up=roles.matrix(f"{prefix}.ffn_up.weight", ffn + hidden),
-        down=roles.matrix(f"{prefix}.ffn_down.weight", hidden + ffn),
-        **bias,
-        **norm,
-    )
-
-
-class _Roles:
-    """Hands out the file's tensors, and knows which ones nobody has asked for."""
-
-    def __init__(self, gguf: GGUFFile) -> None:
-        self._gguf = gguf
-        self._left = dict(gguf.tensors)
-
-    def matrix(self, name: str, shape: Shape) -> TensorInfo:
-        return self._take(name, shape, COMPUTABLE_TYPES)
-
-    def vector(self, name: str, shape: Shape) -> TensorInfo:
-        return self._take(name, shape, (GGMLType.F32,))
-
-    def reject_leftovers(self) -> None:
-        left = [name for name in self._left if not _HARMLESS.fullmatch(name)]
-        if left:
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-            raise self._gguf.unsupported(
-                f"{tensor_part(left[0])}{more}",
-                f"a dense {self._gguf.architecture} model as computed here has no use for it; "
-                f"{_SUPPORTED_TEXT}",
-            )
-
-    def _take(self, name: str, shape: Shape, types: tuple[GGMLType, ...]) -> TensorInfo:
-        tensor = self._left.pop(name, None)
-        if tensor is None:
-            raise self._gguf.invalid(tensor_part(name), "is missing; fetch the model anew")
-        if tensor.shape != shape:
-            raise self._gguf.invalid(
-                tensor_part(name),
-                f"its shape is {tensor.shape}, the hyper-parameters ask for {shape}",
-            )
-        if tensor.type not in types:
-            raise self._gguf.unsupported(
-                tensor_part(name),
-                f"type {tensor.type.name} is not supported here; "
-                f"supported: {', '.join(known.name for known in types)}",
-            )
-        return tensor

@@ -92,6 +92,23 @@ class GGUFFile:
             raise self.invalid(key, f"every item must be of type {item_type.__name__}")
         return value
 
+    def check_tensor(
+        self, tensor: TensorInfo, shape: tuple[int, ...], types: tuple[GGMLType, ...]
+    ) -> None:
+        """Raises InvalidModelFile where it is not of that shape, UnsupportedModel where it is of
+        none of these types."""
+        if tensor.shape != shape:
+            raise self.invalid(
+                tensor_part(tensor.name),
+                f"its shape is {tensor.shape}, the hyper-parameters ask for {shape}",
+            )
+        if tensor.type not in types:
+            raise self.unsupported(
+                tensor_part(tensor.name),
+                f"type {tensor.type.name} is not supported here; "
+                f"supported: {', '.join(known.name for known in types)}",
+            )
+
     def read_tensor(self, tensor: TensorInfo) -> bytes:
         """The bytes of one tensor as the file stores them."""
         try:

@@ -16,8 +16,8 @@ from typing import ParamSpec, TypeVar, cast
 
 from headrace import _native
 from headrace.errors import InvalidModelFile, InvalidRequest, ModelError, UnsupportedModel
-from headrace.model import architecture, gguf
-from headrace.model.architecture import Hyperparameters, ModelTensors
+from headrace.model import architecture, gguf, roles
+from headrace.model.architecture import Hyperparameters
 from headrace.model.gguf import GGUFFile
 from headrace.model.interface import (
     Batch,
@@ -28,6 +28,7 @@ from headrace.model.interface import (
     SamplerState,
     SamplingSettings,
 )
+from headrace.model.roles import ModelTensors
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,7 +50,7 @@ def load(
     """
     file = path if isinstance(path, GGUFFile) else gguf.read(Path(path))
     hyper = architecture.describe(file)
-    tensors = architecture.layout(file, hyper)
+    tensors = roles.layout(file, hyper)
     chosen = isa or os.environ.get("HEADRACE_ISA") or ""
     check_isa(chosen)
     check_threads(threads)
