@@ -187,6 +187,20 @@ def test_what_came_before_is_looked_up_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert len(asked) > 30
 
 
+def test_a_template_that_shows_the_last_system_message_alone() -> None:
+    """What comes first makes the prompt longer, and what follows shorter."""
+    source = (
+        "{% set told = namespace(text='') %}{% for m in messages %}"
+        "{% if m.role == 'system' %}{% set told.text = m.content %}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}{{ told.text }}"
+    )
+    prompt = prompt_of(ChatTemplate(source), FakeTokenizer())
+    head = [{"role": "system", "content": text} for text in ("a long one", "b")]
+    chat = [*head, {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    items = Measure(prompt, Counts()).items([*chat, {"role": "user", "content": "x"}])
+    assert items[1].num_tokens == len("b") - len("a long one")
+
+
 def test_scopes_do_not_mix() -> None:
     counts = Counts()
     chat = [{"role": "user", "content": "hi"}]

@@ -53,7 +53,8 @@ class Counts:
             if (known := self._counts.get(key)) is not None:
                 self._counts.move_to_end(key)
                 return known
-        counted = array("I", count())
+        # With signs: a template may show less where there is more to show.
+        counted = array("i", count())
         with self._lock:
             self._num += len(counted) - len(self._counts.get(key, ()))
             self._counts[key] = counted
