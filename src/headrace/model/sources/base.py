@@ -6,7 +6,8 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -119,6 +120,25 @@ class Offer(Protocol):
         Raises SourceUnavailable, HashMismatch (of what the source itself promised), StorageError.
         """
         ...
+
+
+class FolderOffer(ABC):
+    """A source of an embedding model, which is several files."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The folder's, where nobody gives it another."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """Its normal form, for the receipt."""
+
+    @abstractmethod
+    def fetch(self, report: Report) -> Mapping[str, Path]:
+        """Where each file lies on this machine, by its path in the model's folder. Raises
+        SourceUnavailable and StorageError."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.errors import PullError, SourceUnavailable
 from headrace.model.sources.base import (
     DISK_ERRORS,
+    FolderOffer,
     Phase,
     Progress,
     Report,
@@ -72,13 +73,50 @@ class HubOffer:
             )
 
 
-def look_up(spec: HubSpec, report: Report) -> HubOffer:
-    """Ask the hub which file `spec` means. Raises SourceUnavailable."""
+@dataclass(frozen=True)
+class HubFolder(FolderOffer):
+    """An embedding model: several files of one commit."""
+
+    spec: HubSpec
+    commit: str
+    paths: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.spec.repo.rsplit("/", 1)[-1]
+
+    @property
+    def source(self) -> str:
+        return str(self.spec)
+
+    def fetch(self, report: Report) -> Mapping[str, Path]:
+        """Where the files lie in the hub's cache, by their paths in the repository."""
+        hub = _library(self.spec)
+        with _explained(self.spec):
+            return {
+                path: Path(
+                    hub.hf_hub_download(
+                        self.spec.repo,
+                        path,
+                        revision=self.commit,
+                        tqdm_class=_bar(report, None),
+                    )
+                )
+                for path in self.paths
+            }
+
+
+def look_up(spec: HubSpec, report: Report) -> HubOffer | HubFolder:
+    """Ask the hub what `spec` means: one GGUF file, or, where the repository has none, an embedding
+    model. Raises SourceUnavailable."""
     hub = _library(spec)
     report(Progress(Phase.ASKING))
     with _explained(spec):
         info = hub.HfApi().model_info(spec.repo, files_metadata=True)
-    chosen = _choose(spec, info.siblings or ())
+    siblings = info.siblings or ()
+    if spec.quant is None and (paths := _embedder(siblings)):
+        return HubFolder(spec, info.sha or "main", paths)
+    chosen = _choose(spec, siblings)
     return HubOffer(
         spec=spec,
         commit=info.sha or "main",
@@ -86,6 +124,17 @@ def look_up(spec: HubSpec, report: Report) -> HubOffer:
         num_bytes=chosen.size,
         sha256=chosen.lfs.sha256 if chosen.lfs else None,
     )
+
+
+def _embedder(files: Sequence[RepoSibling]) -> tuple[str, ...]:
+    """The files of an embedding model, where this is one."""
+    from headrace.model.embedding.elsewhere import PARTS
+    from headrace.model.embedding.folder import FILES
+
+    names = {file.rfilename for file in files}
+    if not names.issuperset(FILES) or any(name.lower().endswith(".gguf") for name in names):
+        return ()
+    return tuple(part for part in PARTS if part in names)
 
 
 def _choose(spec: HubSpec, files: Sequence[RepoSibling]) -> RepoSibling:

