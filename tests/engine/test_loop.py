@@ -358,6 +358,14 @@ class TestFaults:
         assert later.text == "abc"
         assert_free(engine)
 
+    @pytest.mark.parametrize("fails", [True, False])
+    def test_what_a_failed_choice_wrote_is_not_gone_on_from(self, fails: bool) -> None:
+        engine = ManualEngine(FaultyModel(saying_text("abc"), nan_at=[(0, 0)] if fails else []))
+        generation = ask(engine, "asked at length")
+        engine.run_until_idle()
+        assert isinstance(generation.ready()[-1], Failed if fails else Finished)
+        assert engine.stats().num_cached_banks == (0 if fails else 1)
+
     def test_a_row_that_is_not_numbers_fails_its_choice_alone(self) -> None:
         model = FaultyModel(saying_text("abc"), nan_at=[(1, 0)])
         engine = ManualEngine(model)
