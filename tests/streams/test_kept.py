@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from headrace.streams.keeping import KeptConfig, KeptStreams
 from headrace.streams.kept import Kept
 from headrace.streams.patience import Patience
 from headrace.streams.pump import Pump
-from headrace.streams.rounds import FEW, PAUSE_S, Rounds
+from headrace.streams.rounds import FEW, PAUSE_S, SHARE, Rounds
 from support.asgi import run, settle
 
 NOTHING = Usage(1, 0, 0)
@@ -382,6 +383,27 @@ def test_a_crowd_hears_in_rounds() -> None:
         say(kept, "x")
         finish(kept)  # nobody waits for a round that would be the last
         assert all(one.done() for one in crowd)
+        stage.streams.close()
+
+    run(play)
+
+
+def test_a_crowd_that_takes_long_is_woken_less_often() -> None:
+    async def play() -> None:
+        stage = Stage()
+        kept = stage.keep("a")
+        loop = asyncio.get_running_loop()
+        crowd = [kept.arrival() for _ in range(FEW * 2)]
+        crowd[0].add_done_callback(lambda _: time.sleep(0.02))
+        say(kept, "x")
+        await settle(3)
+        began_at = loop.time()
+        crowd = [kept.arrival() for _ in range(FEW * 2)]
+        say(kept, "x")
+        for one in crowd:
+            await one
+        # Without a measure it would be FEW * 2 * PAUSE_S.
+        assert loop.time() - began_at > 0.02 / SHARE / 2
         stage.streams.close()
 
     run(play)

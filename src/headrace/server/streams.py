@@ -54,6 +54,7 @@ class Reader:
         self.kept = kept
         self.number = after
         self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._leaving = asyncio.ensure_future(sse.left(receive))
         self._leaving.add_done_callback(self._wake)
 
@@ -84,18 +85,31 @@ class Reader:
         if self._will_not_grow or self.has_left:
             return
         self._waiter = self.kept.arrival()
-        timer = asyncio.get_running_loop().call_at(until, self._wake)
-        try:
-            await self._waiter
-        finally:
-            timer.cancel()
+        # One that is due earlier, of a pause before, wakes for nothing; mostly it is the same one.
+        if self._timer is None or self._timer.when() > until:
+            self._set_timer(until)
+        await self._waiter
 
     def close(self) -> None:
         self._leaving.cancel()
+        self._cancel_timer()
 
     @property
     def _will_not_grow(self) -> bool:
         return self.kept.is_over or self.kept.frames.is_ended
+
+    def _set_timer(self, at: float) -> None:
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_at(at, self._ring)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._wake()
 
     def _wake(self, *because: object) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -17,7 +17,10 @@ from headrace.streams.log import StreamLog
 FEW = 4
 """So many readers are woken with every event."""
 PAUSE_S = 0.001
-"""From one round to the next, for each reader: one costs a twentieth of it, 30 to 60 µs."""
+"""From one round to the next, for each reader, at least."""
+SHARE = 1 / 40
+"""Of the loop's time, what rounds may take: one that took long is followed by a longer pause. A
+reader costs 30 to 150 µs, by what else the processor has to do."""
 
 
 class Rounds:
@@ -47,10 +50,18 @@ class Rounds:
             self._timer.cancel()
             self._timer = None
         waiting, self._waiting = self._waiting, set()
-        self._next_at = asyncio.get_running_loop().time() + len(waiting) * PAUSE_S
+        loop = asyncio.get_running_loop()
+        begun_at = loop.time()
+        self._next_at = begun_at + len(waiting) * PAUSE_S
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
+        # Behind all who were woken: they read and write in the loop's next turn.
+        loop.call_soon(self._measure, begun_at)
+
+    def _measure(self, begun_at: float) -> None:
+        took_s = asyncio.get_running_loop().time() - begun_at
+        self._next_at = max(self._next_at, begun_at + took_s / SHARE)
 
     def _arrived(self) -> None:
         self._is_listening = False
