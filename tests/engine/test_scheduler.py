@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from headrace.engine.cost import StepRates
 from headrace.engine.pins import LEASE_S, TurnEnd
-from headrace.engine.scheduler import CHUNK, LEAST_CHUNK, Plan, SchedulerConfig
+from headrace.engine.scheduler import CHUNK, Plan, SchedulerConfig
 from headrace.engine.sequence import Sequence, State
 from headrace.errors import ContextLengthExceeded, InvalidRequest
 from support.scheduling import BankModel, audit, make_scheduler
@@ -99,7 +99,7 @@ class House:
             assert end <= len(s.banks) * self.kv.bank_size
             # Logits from the last confirmed token on, where a token is to follow.
             assert num_logits == (max(0, end - (s.num_confirmed_tokens - 1)) if s.grows else 0)
-            assert end == len(s.tokens) or n % (CHUNK if n >= CHUNK else LEAST_CHUNK) == 0
+            assert end == len(s.tokens) or n % CHUNK == 0
 
     def audit(self) -> None:
         audit(self.kv, self.sequences)
@@ -198,7 +198,7 @@ def test_the_slowest_machine_still_gets_on_with_a_prompt() -> None:
     house = House(num_banks=200, rates=StepRates(5.0, 1.0, 1e-3, 1e-3))
     house.stream()
     s = house.add(range(1000, 1100))
-    assert spans(house.step())[1] == (s.id, 0, LEAST_CHUNK)
+    assert spans(house.step())[1] == (s.id, 0, CHUNK)
 
 
 def test_what_was_measured_changes_the_chunks() -> None:

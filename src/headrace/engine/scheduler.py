@@ -28,9 +28,9 @@ from headrace.engine.waiting_line import Turn, WaitingLine
 from headrace.errors import ContextLengthExceeded, InvalidRequest
 
 CHUNK: Final = 16
-"""Prompts are cut at multiples of so many tokens: the kernels' tile."""
-LEAST_CHUNK: Final = 8
-"""Where not even a tile fits into the budget: however slow the machine, a step gets someone on."""
+"""Prompts are cut at multiples of so many tokens: the kernels' tile. A step computes one where the
+budget has room for none: half of it would give slow machines shorter steps, but let prompts that
+arrive together wait until those before them have said all."""
 
 _RUNNING: Final = State.RUNNING
 
@@ -281,12 +281,12 @@ class Scheduler:
         left_s = config.step_s if draft.spans else config.idle_step_s
         left_s -= self.cost.estimate(draft.spans)
         left = config.max_step_tokens - sum(span.num_tokens for span in draft.spans)
-        least = LEAST_CHUNK
+        least = CHUNK  # However slow the machine, a step gets someone on.
         for sequence in self._in_turn(draft):
             position = sequence.num_computed_tokens
             wanted = sequence.num_uncomputed_tokens
             n = min(left, max(least, self.cost.num_tokens_within(left_s, position)))
-            n = wanted if n >= wanted else n - n % (CHUNK if n >= CHUNK else LEAST_CHUNK)
+            n = wanted if n >= wanted else n - n % CHUNK
             if n:
                 self._take(draft, sequence, n)
             left_s -= self.cost.price(n, position)
