@@ -24,6 +24,8 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
+from headrace.engine.shifting import num_common
+
 Realm: TypeAlias = str | tuple[str, str]
 """Who may use a bank: a tenant; or a tenant's conversation, where it is approximate."""
 
@@ -138,7 +140,8 @@ class PrefixIndex:
         if not siblings or len(head) < least * _TOKEN_BYTES:
             return None
         newest = islice(reversed(siblings.values()), _MAX_SIBLINGS)
-        near = (Near(n, _num_common(n.tokens, tokens)) for n in newest if n.tokens.startswith(head))
+        alike = (node for node in newest if node.tokens.startswith(head))
+        near = (Near(node, num_common(node.tokens, 0, tokens, 0)) for node in alike)
         return max(near, key=lambda found: found.num_tokens, default=None)
 
     def insert(self, parent: Node | None, realm: Realm, tokens: bytes, bank: int) -> Node:
@@ -251,12 +254,3 @@ class PrefixIndex:
 
 def _next_digest(before: bytes, tokens: bytes) -> bytes:
     return blake2b(before + tokens, digest_size=32).digest()
-
-
-def _num_common(one: bytes, other: bytes) -> int:
-    """How many tokens both begin with."""
-    num_bytes = min(len(one), len(other))
-    if one[:num_bytes] == other[:num_bytes]:
-        return num_bytes // _TOKEN_BYTES
-    unlike = next(i for i in range(num_bytes) if one[i] != other[i])
-    return unlike // _TOKEN_BYTES

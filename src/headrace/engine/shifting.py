@@ -91,7 +91,7 @@ def moves(
     return found
 
 
-def num_common(one: array[int], at: int, other: array[int], start: int) -> int:
+def num_common(one: array[int] | bytes, at: int, other: array[int] | bytes, start: int) -> int:
     """How many tokens are equal from there on. Others wait: looked for by halves, as bytes."""
     mine, others = memoryview(one).cast("B"), memoryview(other).cast("B")
     at, start = at * _BYTES, start * _BYTES
