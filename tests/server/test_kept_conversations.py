@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from headrace.server.keys import KeyStore
-from headrace.testing import END_ID, ManualEngine
+from headrace.testing import END_ID
 from headrace.testing.asgi import Call
 from support.asgi import CHAT, RESPONSES, Door, engine_saying, settle
 from support.asgi import run as run_alone
+from support.kept_door import drained, kept_door, run, stepped
 
 CONVERSATIONS = "/v1/conversations"
 API = "/api/chat"
@@ -26,38 +27,10 @@ def door(tmp_path: Path) -> Any:
     door.serving.conversations.close()
 
 
-def kept_door(tmp_path: Path, engine: ManualEngine | None = None, **settings: Any) -> Door:
-    return Door(engine, database_url=f"sqlite:///{tmp_path}/c.db", **settings)
-
-
-def run(door: Door, play: Any) -> None:
-    """The database's threads answer when they can, so what is left is waited for."""
-
-    async def whole() -> None:
-        await play()
-        await drained(door)
-
-    run_alone(whole)
-
-
-async def drained(door: Door) -> None:
-    while door.serving.conversations.num_open:
-        await asyncio.sleep(0.005)
-
-
 async def ended(call: Call) -> Any:
     """The JSON of an answer that needs no engine."""
     await asyncio.wait_for(call.ended(), 30)
     return json.loads(call.body)
-
-
-async def answer(door: Door, call: Call) -> Call:
-    """Step until it is answered, however long the database takes."""
-    while not call.has_ended:
-        await asyncio.sleep(0.002)
-        if door.engine.stats().num_pending_requests:
-            door._step()
-    return await call.ended()
 
 
 async def items(door: Door, named: str, **headers: str) -> list[tuple[str, str, str]]:
@@ -124,7 +97,7 @@ def test_the_guide_s_chat_remembers(door: Door) -> None:
     async def play() -> None:
         for number, spelling in enumerate(("conversation_id", "conversationId")):
             call = door.post(API, {"prompt": f"question {number}", spelling: "my chat/1"})
-            await answer(door, call)
+            await stepped(door, call)
             assert call.status == 200
             assert call.header("content-type") == "text/event-stream"
             assert call.header("cache-control") == "no-cache"
@@ -146,7 +119,7 @@ def test_the_guide_s_chat_remembers(door: Door) -> None:
 
 def test_a_chat_without_a_name_gets_one(door: Door) -> None:
     async def play() -> None:
-        call = await answer(door, door.post(API, {"prompt": "hi"}, {"accept": "application/json"}))
+        call = await stepped(door, door.post(API, {"prompt": "hi"}, {"accept": "application/json"}))
         named = call.header("x-headrace-conversation-id")
         assert named.startswith("conv_")
         assert call.header("content-type") == "text/event-stream"
@@ -171,7 +144,7 @@ def test_a_refusal_is_one_line_and_leaves_nothing(
     door: Door, body: dict[str, Any], status: int, param: str | None
 ) -> None:
     async def play() -> None:
-        call = await answer(door, door.post(API, {"conversation_id": "kept", **body}))
+        call = await stepped(door, door.post(API, {"conversation_id": "kept", **body}))
         assert call.status == status
         assert call.header("content-type") == "text/event-stream"
         first, rest = call.body.decode().split("\n\n")
@@ -191,7 +164,7 @@ def test_a_chat_s_history_is_told_before_what_is_new(door: Door) -> None:
                 await asyncio.sleep(0.002)
             await door.turn()
             told = prompt_of(door)
-            await answer(door, call)
+            await stepped(door, call)
             assert call.status == 200
             assert call.header("x-headrace-conversation-id") == made["id"]
         assert told.index("first") < told.index("Hello.") < told.index("second")
@@ -210,7 +183,7 @@ def test_a_conversation_that_is_not_there(door: Door) -> None:
             ("DELETE", f"{CONVERSATIONS}/nobody", b""),
             ("GET", f"{CONVERSATIONS}/nobody/items", b""),
         ):
-            call = await answer(door, door.call(method, path, body))
+            call = await stepped(door, door.call(method, path, body))
             assert (call.status, json.loads(call.body)["error"]["code"]) == (
                 404,
                 "conversation_not_found",
@@ -235,7 +208,7 @@ def test_one_turn_at_a_time_or_queued(door: Door) -> None:
         await settle()
         assert not any(call.has_ended for call in queued)
         for call in (first, *queued):
-            assert (await answer(door, call)).status == 200
+            assert (await stepped(door, call)).status == 200
         said = [text for role, text, _ in await items(door, "c") if role == "user"]
         assert said == ["one", "queued 0", "queued 1", "queued 2"]
 
@@ -259,13 +232,13 @@ def test_what_was_said_is_kept_when_the_client_leaves(tmp_path: Path) -> None:
             await asyncio.sleep(0.002)
         await door.turn(7)
         call.leave()
-        await answer(door, call)
+        await stepped(door, call)
         await door.turn(2)
         await drained(door)
         (_, (role, text, status)) = await items(door, "c")
         assert (role, status) == ("assistant", "incomplete")
         assert text and "A long answer that breaks off.".startswith(text)
-        again = await answer(door, door.post(API, {"prompt": "two", "conversation_id": "c"}))
+        again = await stepped(door, door.post(API, {"prompt": "two", "conversation_id": "c"}))
         assert again.status == 200
         assert len(await items(door, "c")) == 4
 
@@ -285,7 +258,7 @@ def test_answers_are_saved_while_they_grow(tmp_path: Path) -> None:
             await asyncio.sleep(0.02)
         assert found[1][2] == "in_progress"
         assert "A long answer that grows.".startswith(found[1][1])
-        await answer(door, call)
+        await stepped(door, call)
 
     run(door, play)
     door.serving.conversations.close()
@@ -297,7 +270,7 @@ def test_the_same_key_again_adds_nothing(door: Door) -> None:
             call = door.post(
                 API, {"prompt": "one", "conversation_id": "c"}, {"idempotency-key": "k"}
             )
-            await answer(door, call)
+            await stepped(door, call)
             assert call.status == 200 and call.body.endswith(b"data: [DONE]\n\n")
             assert call.header("x-headrace-conversation-id") == "c"
         assert len(await items(door, "c")) == 2
@@ -308,7 +281,7 @@ def test_the_same_key_again_adds_nothing(door: Door) -> None:
 def test_responses_follow_each_other(door: Door) -> None:
     async def play() -> None:
         first = json.loads(
-            (await answer(door, door.post(RESPONSES, {"model": "fake", "input": "one"}))).body
+            (await stepped(door, door.post(RESPONSES, {"model": "fake", "input": "one"}))).body
         )
         assert first["store"] is True
         for _ in range(2):  # several may follow the same
@@ -318,14 +291,14 @@ def test_responses_follow_each_other(door: Door) -> None:
                 await asyncio.sleep(0.002)
             await door.turn()
             assert prompt_of(door).index("one") < prompt_of(door).index("two")
-            told = json.loads((await answer(door, call)).body)
+            told = json.loads((await stepped(door, call)).body)
             assert told["previous_response_id"] == first["id"]
         # Nobody listed them, and what was not stored cannot be followed.
         assert (await ended(door.call("GET", CONVERSATIONS)))["data"] == []
         passing = {"model": "fake", "input": "x", "store": False}
-        lost = json.loads((await answer(door, door.post(RESPONSES, passing))).body)
+        lost = json.loads((await stepped(door, door.post(RESPONSES, passing))).body)
         body = {"model": "fake", "input": "two", "previous_response_id": lost["id"]}
-        assert (await answer(door, door.post(RESPONSES, body))).status == 404
+        assert (await stepped(door, door.post(RESPONSES, body))).status == 404
 
     run(door, play)
 
@@ -339,7 +312,7 @@ def test_a_response_s_items_keep_their_ids_in_its_conversation(door: Door) -> No
             "conversation": made["id"],
             "instructions": "for this turn alone",
         }
-        told = json.loads((await answer(door, door.post(RESPONSES, body))).body)
+        told = json.loads((await stepped(door, door.post(RESPONSES, body))).body)
         await drained(door)
         listed = await ended(door.call("GET", f"{CONVERSATIONS}/{made['id']}/items"))
         assert listed["data"][0]["id"] == told["output"][0]["id"]
@@ -350,13 +323,13 @@ def test_a_response_s_items_keep_their_ids_in_its_conversation(door: Door) -> No
 
 def test_edit_and_retry_is_a_branch(door: Door) -> None:
     async def play() -> None:
-        await answer(door, door.post(API, {"prompt": "one", "conversation_id": "c"}))
-        await answer(door, door.post(API, {"prompt": "two", "conversation_id": "c"}))
+        await stepped(door, door.post(API, {"prompt": "one", "conversation_id": "c"}))
+        await stepped(door, door.post(API, {"prompt": "two", "conversation_id": "c"}))
         await drained(door)
         listed = await ended(door.call("GET", f"{CONVERSATIONS}/c/items?order=asc"))
         after = listed["data"][1]["id"]
         edited = chat("two, edited", {"id": "c", "after": after})
-        assert (await answer(door, door.post(CHAT, edited))).status == 200
+        assert (await stepped(door, door.post(CHAT, edited))).status == 200
         await drained(door)
         texts = [text for _, text, _ in await items(door, "c")]
         assert texts == ["one", "Hello.", "two, edited", "Hello."]
@@ -364,7 +337,7 @@ def test_edit_and_retry_is_a_branch(door: Door) -> None:
         assert (await ended(back))["head_id"] == listed["last_id"]
         assert [text for _, text, _ in await items(door, "c")][2] == "two"
         afresh = chat("afresh", {"id": "c", "after": "root"})
-        await answer(door, door.post(CHAT, afresh))
+        await stepped(door, door.post(CHAT, afresh))
         await drained(door)
         assert [text for _, text, _ in await items(door, "c")] == ["afresh", "Hello."]
 
@@ -385,7 +358,7 @@ def test_what_is_no_turn_is_refused(door: Door) -> None:
 
 def test_export_and_import(door: Door) -> None:
     async def play() -> None:
-        await answer(door, door.post(API, {"prompt": "Tell me", "conversation_id": "c"}))
+        await stepped(door, door.post(API, {"prompt": "Tell me", "conversation_id": "c"}))
         await drained(door)
         exported = await ended(door.call("GET", f"{CONVERSATIONS}/c/export"))
         assert exported["messages"][1]["token_ids"] == [*b"Hello.", END_ID]
@@ -423,7 +396,7 @@ def test_what_is_null_is_cleared(door: Door) -> None:
 def test_an_answer_that_its_limit_cut_did_not_break_off(door: Door) -> None:
     async def play() -> None:
         body = {"prompt": "Tell me", "conversation_id": "c", "max_tokens": 3}
-        await answer(door, door.post(API, body))
+        await stepped(door, door.post(API, body))
         await drained(door)
         exported = await ended(door.call("GET", f"{CONVERSATIONS}/c/export"))
         (_, cut) = exported["messages"]
@@ -459,7 +432,7 @@ def test_deleting_stops_the_turn_and_leaves_nothing(door: Door) -> None:
         await door.turn(2)
         gone = await ended(door.call("DELETE", f"{CONVERSATIONS}/c"))
         assert gone == {"id": "c", "object": "conversation.deleted", "deleted": True}
-        await answer(door, call)
+        await stepped(door, call)
         await drained(door)
         with door.serving.conversations.store.database.engine.connect() as connection:
             for table in ("conversations", "messages", "messages_fts"):
@@ -477,7 +450,7 @@ def test_tenants_have_conversations_of_their_own(tmp_path: Path) -> None:
         for number, token in enumerate(tokens):
             headers = {"authorization": f"Bearer {token}"}
             body = {"prompt": f"secret {number}", "conversation_id": "same"}
-            await answer(door, door.post(API, body, headers))
+            await stepped(door, door.post(API, body, headers))
             await drained(door)
             found = await items(door, "same", **headers)
             assert [text for _, text, _ in found] == [f"secret {number}", "Hello."]

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from headrace.server.keys import KeyStore
-from headrace.testing import ManualEngine
-from headrace.testing.asgi import Call
 from support.asgi import RESPONSES, Door, engine_saying, frames
-from support.asgi import run as run_alone
+from support.kept_door import kept_door, run, stepped
 
 
 @pytest.fixture
@@ -21,28 +19,6 @@ def door(tmp_path: Path) -> Any:
     door = kept_door(tmp_path)
     yield door
     door.serving.conversations.close()
-
-
-def kept_door(tmp_path: Path, engine: ManualEngine | None = None, **settings: Any) -> Door:
-    return Door(engine, database_url=f"sqlite:///{tmp_path}/c.db", **settings)
-
-
-def run(door: Door, play: Any) -> None:
-    async def whole() -> None:
-        await play()
-        while door.serving.conversations.num_open:
-            await asyncio.sleep(0.005)
-
-    run_alone(whole)
-
-
-async def stepped(door: Door, call: Call) -> Call:
-    """Step until it is answered, however long the database takes."""
-    while not call.has_ended:
-        await asyncio.sleep(0.002)
-        if door.engine.stats().num_pending_requests:
-            door._step()
-    return await call.ended()
 
 
 async def asked(door: Door, text: str, **fields: Any) -> dict[str, Any]:
