@@ -105,7 +105,9 @@ def test_a_repository_without_gguf_files_is_an_embedding_model(
         json.dumps(info).encode(),
         headers={"Content-Type": "application/json"},
     )
-    env = {"HF_ENDPOINT": web.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_CACHE": ""}
+    # An empty HF_HUB_CACHE would be the folder in which the tests run.
+    cache = str(tmp_path / "hf" / "hub")
+    env = {"HF_ENDPOINT": web.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_CACHE": cache}
     done = pulling.run(f"hf:{REPO}", env=env)
     path = home / "models" / "tiny-v1.5"
     assert (done.returncode, done.stdout) == (0, f"{path}\n"), done.stderr
