@@ -13,6 +13,7 @@ request. Then: what an idle server takes, and how soon one with the default mode
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import statistics
 import subprocess
@@ -85,9 +86,9 @@ def over_sockets(server: ServerProcess, concurrency: int, seconds: float, num_so
 
 
 async def _cost(server: ServerProcess, asker: Asker, concurrency: int, seconds: float) -> Cost:
-    await Load(_plan(concurrency, WARMUP_S, seed=1), asker).run()
+    await Load(_plan(concurrency, WARMUP_S), asker).run()
     begun = server.cpu_s()
-    outcome = await Load(_plan(concurrency, seconds, seed=2), asker).run()
+    outcome = await Load(_plan(concurrency, seconds), asker).run()
     cpu_s = server.cpu_s() - begun
     if errors := [sample.error for sample in outcome.samples if sample.error is not None]:
         raise BenchError(f"{server.name} failed: {errors[0]}")
@@ -95,8 +96,13 @@ async def _cost(server: ServerProcess, asker: Asker, concurrency: int, seconds: 
     return Cost(cpu_s, num_tokens, num_tokens / seconds)
 
 
-def _plan(concurrency: int, seconds: float, seed: int) -> Plan:
-    return Plan(workload=WORKLOAD, arrivals=Closed(concurrency), duration_s=seconds, seed=seed)
+_seeds = itertools.count(1)
+"""Nobody's prompts are asked twice: who came second would find them computed."""
+
+
+def _plan(concurrency: int, seconds: float) -> Plan:
+    arrivals = Closed(concurrency)
+    return Plan(workload=WORKLOAD, arrivals=arrivals, duration_s=seconds, seed=next(_seeds))
 
 
 def alone(concurrency: int, seconds: float) -> Cost:
@@ -144,7 +150,7 @@ def be_alone(concurrency: int, seconds: float) -> None:
 
 def _keep_busy(engine: Engine, concurrency: int, seconds: float) -> int:
     """How many requests were answered whole."""
-    conversations = WORKLOAD.conversations(seed=2)
+    conversations = WORKLOAD.conversations(next(_seeds))
     free = threading.Semaphore(concurrency)
     until, num_requests = time.perf_counter() + seconds, 0
     while time.perf_counter() < until:
