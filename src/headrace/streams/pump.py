@@ -94,6 +94,8 @@ class Pump:
         self._parsers = [parser(choice) for choice in range(num_choices)]
         self._when_over: list[Callable[[], None]] = [lambda: on_end(self)]
         self._tickets: list[Ticket[Ear]] = []
+        self._num_choices_of: list[int] = []
+        """Of each prompt."""
         self._bypass: Bypass | None = None
         self._record = record
         self._said_before = said_before
@@ -110,6 +112,7 @@ class Pump:
                 if self._record is not None:
                     self._record.attach(ear)
                 self._tickets.append(engine.submit(one, ear))
+                self._num_choices_of.append(one.request.n)
                 first += one.request.n
         except BaseException:
             self.cancel()
@@ -126,8 +129,8 @@ class Pump:
         usages = self.tally.usages
         prompts: list[Usage] = []
         first = 0
-        for ticket in self._tickets:
-            end = first + ticket.submission.request.n
+        for num_choices in self._num_choices_of:
+            end = first + num_choices
             prompts.append(max(usages[first:end], key=_num_computed))
             first = end
         return Usage(
@@ -252,8 +255,17 @@ class Pump:
         if ends and self.log.is_over:
             self._watchdog.stop()
             self.cancel()
-            for hear_of_it in self._when_over:
+            when_over = self._when_over
+            self._let_go()
+            for hear_of_it in when_over:
                 hear_of_it()
+
+    def _let_go(self) -> None:
+        """Of all that only a running generation needs. It may be kept for long, and the collector
+        of garbage stops the process for as long as there is much to look through."""
+        self._engine = self._record = None
+        self._tickets, self._when_over = [], []
+        self._parsers = [None] * len(self._parsers)
 
     def _pass_by(self, events: list[Event], taken_by: Bypass | None) -> None:
         """Give what the log has now to the bypass, unless it was first; what it does not take, its
