@@ -523,6 +523,20 @@ class TestTails:
         wide.kv.forget("alice", "talk")
         assert counts(wide.kv) == (8, 0, 0)
 
+    def test_also_where_somebody_had_left_the_same_one_before(self, wide: Pool) -> None:
+        leave(wide, wide.run(range(14)))
+        s = wide.run(range(14))
+        wide.kv.end_turn(s, TurnEnd("talk", 0.0))
+        leave(wide, s, "talk")
+        wide.kv.forget("alice", "talk")
+        assert counts(wide.kv) == (8, 0, 0)
+
+    def test_a_tail_of_two_conversations_stays_when_one_is_forgotten(self, wide: Pool) -> None:
+        for conversation in ("talk", "more"):
+            leave(wide, wide.run(range(6)), conversation)
+        wide.kv.forget("alice", "talk")
+        assert counts(wide.kv) == (7, 1, 0)
+
     def test_when_a_lease_ends_its_tail_goes_first(self) -> None:
         pool = Pool(num_banks=6, bank_size=8)
         s = pool.run(range(14))

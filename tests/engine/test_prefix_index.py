@@ -3,6 +3,8 @@ import sys
 from array import array
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headrace.engine.prefix_index import Node, PrefixIndex
 
@@ -97,6 +99,38 @@ def test_iteration_shows_every_node_parents_first() -> None:
     seen = list(index)
     assert set(seen) == {*nodes, *other}
     assert [node for node in seen if node in nodes] == nodes
+
+
+FEW_TOKENS = st.lists(st.sampled_from([0, 1, 255, 256, 65_536]), min_size=1, max_size=6)
+
+
+@given(
+    parts=st.lists(FEW_TOKENS, unique_by=tuple),
+    gone=st.sets(st.integers(0, 20)),
+    wanted=FEW_TOKENS,
+    least=st.integers(1, 3),
+)
+def test_the_nearest_has_most_in_common_as_if_all_were_looked_at(
+    parts: list[list[int]], gone: set[int], wanted: list[int], least: int
+) -> None:
+    def common(part: list[int]) -> int:
+        pairs = zip(part, wanted, strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(part), len(wanted)))
+
+    index = PrefixIndex("model")
+    nodes = [index.insert(None, "alice", ids(*part), bank) for bank, part in enumerate(parts)]
+    let_go(index, nodes)
+    for bank in gone & set(range(len(parts))):
+        index.remove(nodes[bank])
+    left = [part for bank, part in enumerate(parts) if bank not in gone]
+    most = max(map(common, left), default=0)
+    near = index.nearest(None, "alice", ids(*wanted), least)
+    if most < least:
+        assert near is None
+    else:
+        assert near is not None and near.num_tokens == most
+        assert common(parts[near.node.bank]) == most and near.node.bank not in gone
+        assert near.is_whole == (wanted[:most] in left)
 
 
 def test_digests_differ_wherever_anything_differs() -> None:

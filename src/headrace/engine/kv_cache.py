@@ -184,6 +184,8 @@ class KVCache:
             return
         near = self._nearest(sequence, end)
         if near is not None and near.num_tokens == end - start:
+            if near.is_whole and conversation is not None:
+                _mark(near.node, conversation)
             return
         self._drop_tail(near)
         tokens = sequence.tokens[start:end].tobytes()

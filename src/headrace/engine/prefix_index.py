@@ -18,10 +18,10 @@ holds it. Its tokens, or the first of any bank's, can be copied by who goes on o
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
 from headrace.engine.shifting import num_common
@@ -34,8 +34,37 @@ SEVERAL: Final = ""
 """No conversation's name."""
 
 _TOKEN_BYTES: Final = 4
-_MAX_SIBLINGS: Final = 256
-"""Where very many banks continue one, the newest are looked at."""
+
+
+class _Siblings(dict[bytes, "Node"]):
+    """Banks that continue the same one, by their tokens."""
+
+    __slots__ = ("_in_order",)
+
+    def __init__(self) -> None:
+        self._in_order: list[bytes] = []
+
+    def add(self, node: Node) -> None:
+        self[node.tokens] = node
+        insort(self._in_order, node.tokens)
+
+    def take_out(self, node: Node) -> None:
+        del self[node.tokens]
+        del self._in_order[bisect_left(self._in_order, node.tokens)]
+
+    def nearest(self, tokens: bytes) -> Near | None:
+        """The one that begins with most of `tokens`; None where there is none at all.
+
+        In the order of their bytes, nobody has more in common with `tokens` than one of its two
+        neighbours, however many thousands there are."""
+        at = bisect_left(self._in_order, tokens)
+        beside = self._in_order[max(0, at - 1) : at + 1]
+        if not beside:
+            return None
+        num_tokens, key = max((num_common(key, 0, tokens, 0), key) for key in beside)
+        # Of several, one that has no other tokens.
+        whole = self.get(tokens[: num_tokens * _TOKEN_BYTES])
+        return Near(whole if whole is not None else self[key], num_tokens)
 
 
 class Node:
@@ -58,7 +87,7 @@ class Node:
         self.parent = parent
         self.realm = realm
         self.tokens = tokens
-        self.children: dict[bytes, Node] = {}
+        self.children = _Siblings()
         self.num_holders = 0
         """Sequences whose bank table names this bank."""
         self.num_pins = 0
@@ -97,7 +126,7 @@ class PrefixIndex:
 
     def __init__(self, identity: str) -> None:
         self._identity = identity
-        self._roots: dict[Realm, dict[bytes, Node]] = {}
+        self._roots: dict[Realm, _Siblings] = {}
         self._idle: OrderedDict[Node, None] = OrderedDict()
         self._num_nodes = 0
 
@@ -136,19 +165,14 @@ class PrefixIndex:
         """Of the banks that continue `parent`, the one that begins with most of `tokens`; None
         where none has the first `least` of them."""
         siblings = parent.children if parent is not None else self._roots.get(realm)
-        head = tokens[: least * _TOKEN_BYTES]
-        if not siblings or len(head) < least * _TOKEN_BYTES:
-            return None
-        newest = islice(reversed(siblings.values()), _MAX_SIBLINGS)
-        alike = (node for node in newest if node.tokens.startswith(head))
-        near = (Near(node, num_common(node.tokens, 0, tokens, 0)) for node in alike)
-        return max(near, key=lambda found: found.num_tokens, default=None)
+        near = siblings.nearest(tokens) if siblings else None
+        return near if near is not None and near.num_tokens >= least else None
 
     def insert(self, parent: Node | None, realm: Realm, tokens: bytes, bank: int) -> Node:
         """Register `bank`. The caller has made sure that `find` finds nothing, and holds it."""
         node = Node(bank, parent, realm, tokens)
         node.num_holders = 1
-        self._siblings(node)[tokens] = node
+        self._siblings(node).add(node)
         self._num_nodes += 1
         return node
 
@@ -203,7 +227,7 @@ class PrefixIndex:
 
     def _detach(self, node: Node) -> int:
         siblings = self._siblings(node)
-        del siblings[node.tokens]
+        siblings.take_out(node)
         if node.parent is None and not siblings:
             del self._roots[node.realm]
         self._num_nodes -= 1
@@ -237,10 +261,10 @@ class PrefixIndex:
         """Whether the node is here still, and was not evicted."""
         return self.find(node.parent, node.realm, node.tokens) is node
 
-    def _siblings(self, node: Node) -> dict[bytes, Node]:
+    def _siblings(self, node: Node) -> _Siblings:
         if node.parent is not None:
             return node.parent.children
-        return self._roots.setdefault(node.realm, {})
+        return self._roots.setdefault(node.realm, _Siblings())
 
     def _root_digest(self, realm: Realm) -> bytes:
         if not isinstance(realm, str):
