@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import random
 import sys
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("--url", help="a database; by default SQLite in a folder of its own")
     parser.add_argument("--think", type=float, help="seconds between two turns, on average")
     given = parser.parse_args()
-    num_conversations, num_turns, think_s = (100, 5, 1.0) if given.quick else (2000, 20, 20.0)
+    num_conversations, num_turns, think_s = (100, 5, 1.0) if given.quick else (2000, 20, 30.0)
     think_s = think_s if given.think is None else given.think
     with tempfile.TemporaryDirectory() as folder:
         serving = served(given.url or f"sqlite:///{folder}/conversations.db")
@@ -149,6 +150,8 @@ def measure(serving: Serving, num_conversations: int, num_turns: int, think_s: f
         await turns.drained()
         return num_whole
 
+    gc.collect()
+    gc.freeze()  # as the server does when it is ready
     began_at = time.perf_counter()
     num_whole = asyncio.run(play())
     took_s = time.perf_counter() - began_at

@@ -36,30 +36,31 @@ def texts_of(num_words: int, number: int) -> list[str]:
     return [" ".join(ALICE[start : start + num_words]) for start in starts]
 
 
-def peer(folder: Path, threads: int) -> tuple[str, Embed]:
-    """What to compare with, and its name and version."""
+def peer(folder: Path, threads: int, max_tokens: int) -> tuple[str, Embed]:
+    """What to compare with, and its name and version. Both sides read as much of a long text."""
     import torch
 
     torch.set_num_threads(threads)
     try:
         library: Any = importlib.import_module("sentence_transformers")
     except ImportError:
-        return _by_transformers(folder)
+        return _by_transformers(folder, max_tokens)
     model = library.SentenceTransformer(str(folder), device="cpu")
+    model.max_seq_length = max_tokens
     name = f"sentence-transformers {importlib.metadata.version('sentence-transformers')}"
     return name, lambda texts: model.encode(
         list(texts), batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False
     )
 
 
-def _by_transformers(folder: Path) -> tuple[str, Embed]:
+def _by_transformers(folder: Path, max_tokens: int) -> tuple[str, Embed]:
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(256)
+    tokenizer.enable_truncation(max_tokens)
     tokenizer.enable_padding()
 
     def embed(texts: Sequence[str]) -> Any:
@@ -116,7 +117,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = pull.ensure("all-minilm-l6-v2")
     embedder = native.load(folder, threads=given.threads)
-    name, theirs = peer(folder, embedder.num_threads)
+    name, theirs = peer(folder, embedder.num_threads, embedder.max_tokens)
     repeats, least_s = (1, 0.05) if given.quick else (given.repeats, 1.0)
     rows = measure(lambda texts: embedder.embed(texts).vectors, theirs, repeats, least_s)
     versions = {"torch": importlib.metadata.version("torch"), "peer": name}
