@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,8 +26,9 @@ def history_of(sizes: list[tuple[int, int]], system: int) -> list[Item]:
 
 
 def passage(kind: str, source: str, position: int, num_tokens: int, place: str = "") -> Passage:
-    item = Item({"role": "user", "content": f"{kind} {source} {position}"}, num_tokens, place)
-    return Passage(item, kind, source, f"title of {source}", (int(source), position))
+    message = {"role": "user", "content": f"{kind} {source} {position}"}
+    order = (int(source), position)
+    return Passage(message, place, lambda: num_tokens, kind, source, f"title of {source}", order)
 
 
 SIZES = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 80)), max_size=12)
@@ -64,10 +68,9 @@ def test_every_message_has_its_part_and_passages_fit(
     if plan.retrieved:
         assert plan.num_tokens <= max_tokens
     orders = [(s["type"] == "message", s["id"], s["position"]) for s in plan.sources]
-    order_of = {id(one.item): (one.kind == "message", one.order) for one in found}
-    assert [order_of[id(item)] for item in plan.retrieved] == sorted(
-        order_of[id(item)] for item in plan.retrieved
-    )
+    order_of = {id(one.message): (one.kind == "message", one.order) for one in found}
+    told = [order_of[id(item.message)] for item in plan.retrieved]
+    assert told == sorted(told)
     assert len(orders) == len(set(orders))
 
 
@@ -101,6 +104,17 @@ def test_the_best_that_fit_are_told_in_order() -> None:
     }
     (asked,) = plan.messages()
     assert asked["content"] == "document 1 3\n\ndocument 2 0\n\nuser 0"
+
+
+def test_nothing_is_counted_that_is_not_told() -> None:
+    history = history_of([(10, 10)] * 8, 0)
+    shown = passage("message", "9", 0, 5, history[-1].id)
+    uncounted = replace(shown, count=lambda: pytest.fail("it was counted"))
+    last = replace(uncounted, kind="document", place="")
+    plan = Retrieval((uncounted, passage("document", "1", 0, 5), last), k=1).plan(
+        History.of(history), Budget(80)
+    )
+    assert [source["id"] for source in plan.sources] == ["1"]
 
 
 def test_a_message_on_another_branch_is_not_told() -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from headrace.conversations.memory.values import Chunk, Recall, Source
 from headrace.conversations.strategies.retrieval import DEFAULT_K, Passage
-from headrace.conversations.strategies.values import Item
 
 CANDIDATES = 3
 """So many times `k` chunks are looked at: some are shown anyway, some do not fit."""
@@ -48,7 +48,9 @@ class Recalled:
         text = passage_text(source, chunk.text)
         place = self.places.get(source.id, "") if source.kind == "message" else ""
         return Passage(
-            item=Item({"role": "user", "content": text}, count(text), place),
+            message={"role": "user", "content": text},
+            place=place,
+            count=partial(count, text),
             kind=source.kind,
             source_id=source.id,
             title=source.title,

@@ -7,11 +7,12 @@ new question, where they change nothing before it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.conversations.strategies.history import History
-from headrace.conversations.strategies.values import Budget, Item, Plan
+from headrace.conversations.strategies.values import Budget, Item, Message, Plan
 from headrace.conversations.strategies.window import LEFT_RATIO, Window
 
 DEFAULT_K = 5
@@ -23,8 +24,12 @@ TURNS_RATIO = 0.5
 class Passage:
     """A text that was found for a question."""
 
-    item: Item
-    """As the prompt shows it. Of a message, its id is that message's in the history."""
+    message: Message
+    """As the prompt shows it."""
+    place: str
+    """Of a message, its item's id in the history; else empty."""
+    count: Callable[[], int]
+    """The tokens that it adds; not counted before it is wanted, as most are not shown."""
     kind: str
     """`document` or `message`."""
     source_id: str
@@ -33,7 +38,7 @@ class Passage:
     """Passages are told in this order: of their sources, then of their places in them."""
     score: float = 0.0
 
-    def source(self) -> dict[str, Any]:
+    def source(self, num_tokens: int) -> dict[str, Any]:
         """For whoever wants to know where it is from."""
         return {
             "type": self.kind,
@@ -41,7 +46,7 @@ class Passage:
             "title": self.title,
             "position": self.order[1],
             "score": round(self.score, 6),
-            "tokens": self.item.num_tokens,
+            "tokens": num_tokens,
         }
 
 
@@ -71,21 +76,23 @@ class Retrieval:
         return Plan(
             kept=kept,
             dropped=whole.between(0, start),
-            retrieved=tuple(passage.item for passage in chosen),
+            retrieved=tuple(item for _, item in chosen),
             turn=turn,
             num_fixed=budget.num_fixed,
-            sources=tuple(passage.source() for passage in chosen),
+            sources=tuple(passage.source(item.num_tokens) for passage, item in chosen),
         )
 
-    def _chosen(self, hidden: frozenset[str], num_free: int) -> list[Passage]:
+    def _chosen(self, hidden: frozenset[str], num_free: int) -> list[tuple[Passage, Item]]:
         """The best that fit, in order. Of messages only those that the prompt does not show: not
         what it shows anyway, nor what is on no branch of this history."""
-        chosen: list[Passage] = []
+        chosen: list[tuple[Passage, Item]] = []
         for passage in self.passages:
             if len(chosen) == self.k:
                 break
-            is_told = passage.kind == "message" and passage.item.id not in hidden
-            if not is_told and passage.item.num_tokens <= num_free:
-                chosen.append(passage)
-                num_free -= passage.item.num_tokens
-        return sorted(chosen, key=lambda passage: (passage.kind == "message", passage.order))
+            if passage.kind == "message" and passage.place not in hidden:
+                continue
+            item = Item(passage.message, passage.count(), passage.place)
+            if item.num_tokens <= num_free:
+                chosen.append((passage, item))
+                num_free -= item.num_tokens
+        return sorted(chosen, key=lambda one: (one[0].kind == "message", one[0].order))
