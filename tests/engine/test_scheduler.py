@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from headrace.engine.cost import StepRates
 from headrace.engine.pins import LEASE_S, TurnEnd
-from headrace.engine.scheduler import CHUNK, Plan, SchedulerConfig
+from headrace.engine.scheduler import CHUNK, LEAST_CHUNK, Plan, SchedulerConfig
 from headrace.engine.sequence import Sequence, State
 from headrace.errors import ContextLengthExceeded, InvalidRequest
 from support.scheduling import BankModel, audit, make_scheduler
@@ -99,7 +99,7 @@ class House:
             assert end <= len(s.banks) * self.kv.bank_size
             # Logits from the last confirmed token on, where a token is to follow.
             assert num_logits == (max(0, end - (s.num_confirmed_tokens - 1)) if s.grows else 0)
-            assert end == len(s.tokens) or n % CHUNK == 0
+            assert end == len(s.tokens) or n % CHUNK == 0 or n == LEAST_CHUNK
 
     def audit(self) -> None:
         audit(self.kv, self.sequences)
@@ -201,7 +201,30 @@ def test_the_slowest_machine_still_gets_on_with_a_prompt() -> None:
     house = House(num_banks=200, rates=StepRates(5.0, 1.0, 1e-3, 1e-3))
     house.stream()
     s = house.add(range(1000, 1100))
-    assert spans(house.step())[1] == (s.id, 0, CHUNK)
+    assert spans(house.step())[1] == (s.id, 0, LEAST_CHUNK)
+
+
+def test_beside_many_streams_a_prompt_gets_as_much_time_as_they_take() -> None:
+    rates = StepRates(0.001, 0.001, 1e-9, 1e-9)
+    house = House(num_banks=400, rates=rates, config=SchedulerConfig(step_s=0.025))
+    for i in range(24):
+        house.add([i], max_new=100)
+    house.step()
+    s = house.add(range(1000, 1500))
+    plan = house.step()
+    assert len(plan.spans) == 25
+    # 24 streams take 25 ms: nothing is left of the step, and 25 ms are added to it.
+    assert spans(plan)[-1] == (s.id, 0, CHUNK)
+
+
+def test_beside_few_streams_a_step_keeps_to_its_time() -> None:
+    rates = StepRates(0.004, 0.0015, 1e-9, 1e-9)
+    house = House(num_banks=400, rates=rates, config=SchedulerConfig(step_s=0.025))
+    house.stream()
+    house.add(range(1000, 1500))
+    plan = house.step()
+    assert [n for _, _, n in spans(plan)] == [1, LEAST_CHUNK]
+    assert house.scheduler.cost.estimate(plan.spans) < 0.025
 
 
 def test_what_was_measured_changes_the_chunks() -> None:

@@ -28,9 +28,9 @@ from headrace.engine.waiting_line import Turn, WaitingLine
 from headrace.errors import ContextLengthExceeded, InvalidRequest
 
 CHUNK: Final = 16
-"""Prompts are cut at multiples of so many tokens: the kernels' tile. A step computes one where the
-budget has room for none: half of it would give slow machines shorter steps, but let prompts that
-arrive together wait until those before them have said all."""
+"""Prompts are cut at multiples of so many tokens: the kernels' tile."""
+LEAST_CHUNK: Final = 8
+"""So many, half a tile, a step computes of a prompt where its time has room for none."""
 
 _RUNNING: Final = State.RUNNING
 
@@ -44,7 +44,9 @@ class SchedulerConfig:
     max_step_tokens: int = 512
     """Tokens in one step, all spans together."""
     step_s: float = 0.025
-    """How long a step may take while a stream waits for it."""
+    """How long a step may take while a stream waits for it. Where the streams alone take half of
+    that or more, prompts get as much again: else those that arrive together would wait, on a slow
+    machine, until the ones before them have said all."""
     idle_step_s: float = 0.250
     """How long a step may take while no stream waits; cancellations and arrivals do."""
 
@@ -278,15 +280,17 @@ class Scheduler:
     def _catch_up(self, draft: _Draft) -> None:
         """Spend what the streams left of the budget, on one sequence after another."""
         config = self.config
-        left_s = config.step_s if draft.spans else config.idle_step_s
-        left_s -= self.cost.estimate(draft.spans)
+        streams_s = self.cost.estimate(draft.spans)
+        left_s = config.idle_step_s - streams_s
+        if draft.spans:
+            left_s = max(config.step_s - streams_s, streams_s)
         left = config.max_step_tokens - sum(span.num_tokens for span in draft.spans)
-        least = CHUNK  # However slow the machine, a step gets someone on.
+        least = LEAST_CHUNK  # However slow the machine, a step gets someone on.
         for sequence in self._in_turn(draft):
             position = sequence.num_computed_tokens
             wanted = sequence.num_uncomputed_tokens
             n = min(left, max(least, self.cost.num_tokens_within(left_s, position)))
-            n = wanted if n >= wanted else n - n % CHUNK
+            n = wanted if n >= wanted else n - n % (CHUNK if n >= CHUNK else LEAST_CHUNK)
             if n:
                 self._take(draft, sequence, n)
             left_s -= self.cost.price(n, position)
