@@ -13,6 +13,7 @@ import pytest
 
 from headrace.errors import HeadraceError, StreamGone, StreamNotFound
 from headrace.events import Delta, Event, Failed, Finished, Started, Timings, TokenLogprob, Usage
+from headrace.streams import keeping
 from headrace.streams.keeping import KeptConfig, KeptStreams
 from headrace.streams.kept import Kept
 from headrace.streams.patience import Patience
@@ -126,6 +127,51 @@ def test_the_oldest_of_the_greediest_makes_room() -> None:
         assert stage.gone == ["a"]
         stage.ended("e", tenant="q")
         assert stage.gone == ["a", "b"]
+        stage.streams.close()
+
+    run(play)
+
+
+def test_what_has_ended_and_is_not_read_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "_PACK_S", 0.005)
+
+    async def play() -> None:
+        stage = Stage()
+        kept, running = stage.keep("a"), stage.keep("b")
+        for number in range(50):
+            say(kept, f"word {number}")
+        with kept.reading():
+            finish(kept)
+            events, frames = list(kept.pump.log), list(kept.frames.after(0, 10**6))
+            before = stage.streams.num_bytes
+            await asyncio.sleep(0.03)
+            assert kept.pump.log.recent  # it is being read
+        await eventually(lambda: not kept.pump.log.recent)
+        assert running.pump.log.recent
+        assert stage.streams.num_bytes < before / 3
+        again = stage.streams.find("a", "t")
+        assert list(again.pump.log) == events and list(again.frames.after(0, 10**6)) == frames
+        stage.streams.close()
+
+    run(play)
+
+
+def test_what_is_packed_is_weighed_and_goes_to_disk_like_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "_PACK_S", 0.005)
+
+    async def play() -> None:
+        stage = Stage()
+        kept = stage.ended("a", text="a word")
+        events = list(kept.pump.log)
+        await eventually(lambda: not kept.pump.log.recent)
+        stage.streams.find("a", "t")
+        num_packed = stage.streams.num_bytes
+        assert num_packed == kept.pump.log.num_packed_bytes > 0
+        kept.spill(tmp_path / "a")
+        assert kept.num_disk_bytes >= num_packed and kept.measure() == 0
+        assert list(kept.pump.log) == events
         stage.streams.close()
 
     run(play)

@@ -14,7 +14,7 @@ from headrace.errors import GenerationFailed, StreamGone
 from headrace.events import Delta, Event, Failed, Timings, TokenLogprob, Usage
 from headrace.streams.shelf import Shelf, ShelfFile
 
-ACTIONS = st.lists(st.integers(1, 700) | st.just("spill"), max_size=12)
+ACTIONS = st.lists(st.integers(1, 700) | st.sampled_from(["spill", "pack"]), max_size=12)
 
 
 @given(actions=ACTIONS, start=st.integers(0, 2000))
@@ -28,9 +28,12 @@ def test_it_is_what_was_appended(actions: list[int | str], start: int, tmp_path:
             for number in range(len(plain), len(plain) + action):
                 plain.append((number, f"text {number}"))
                 shelf.append(plain[-1])
+        elif action == "pack":
+            shelf.pack()
+            assert not shelf.recent
         else:
             shelf.spill(file)
-            assert not shelf.recent
+            assert not shelf.recent and not shelf.num_packed_bytes
     assert len(shelf) == len(plain)
     assert list(shelf.iterate()) == plain
     assert list(shelf.since(start)) == plain[start:] == list(shelf.iterate(start))

@@ -67,6 +67,10 @@ class _Siblings(dict[bytes, "Node"]):
         return Near(whole if whole is not None else self[key], num_tokens)
 
 
+_NOBODY: Final = _Siblings()
+"""The children of all who have none; never added to."""
+
+
 class Node:
     """One bank, its place in the tree, and how many reasons there are to keep it."""
 
@@ -87,7 +91,7 @@ class Node:
         self.parent = parent
         self.realm = realm
         self.tokens = tokens
-        self.children = _Siblings()
+        self.children = _NOBODY
         self.num_holders = 0
         """Sequences whose bank table names this bank."""
         self.num_pins = 0
@@ -262,8 +266,11 @@ class PrefixIndex:
         return self.find(node.parent, node.realm, node.tokens) is node
 
     def _siblings(self, node: Node) -> _Siblings:
-        if node.parent is not None:
-            return node.parent.children
+        parent = node.parent
+        if parent is not None:
+            if parent.children is _NOBODY:
+                parent.children = _Siblings()
+            return parent.children
         return self._roots.setdefault(node.realm, _Siblings())
 
     def _root_digest(self, realm: Realm) -> bytes:

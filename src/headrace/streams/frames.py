@@ -73,6 +73,12 @@ class Frames:
         self._joined = number, frames[-1].number, b"".join([frame.as_sse() for frame in frames])
         return self._joined[2], self._joined[1]
 
+    def pack(self) -> None:
+        """Keep those that are there in few bytes."""
+        self._joined = (0, 0, b"")
+        self._frames.pack()
+        self._weigh()
+
     def spill(self, file: ShelfFile) -> None:
         """Put them on disk, as far as they are there. Raises `OSError`."""
         self._catch_up()
@@ -80,7 +86,11 @@ class Frames:
         try:
             self._frames.spill(file)
         finally:
-            self.num_bytes = sum(map(_num_bytes, self._frames.recent))
+            self._weigh()
+
+    def _weigh(self) -> None:
+        recent = sum(map(_num_bytes, self._frames.recent))
+        self.num_bytes = recent + self._frames.num_packed_bytes
 
     def _catch_up(self) -> None:
         events = self._log.since(self._num_events)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +28,11 @@ _MAX_REMEMBERED = 20_000
 """Ids of streams that are gone, so that their readers learn that rather than doubt the id."""
 _MEASURE_S = 1.0
 """How often the memory of running streams is added up."""
+_PACK_S = 1.0
+"""How long after its end a stream is packed that nobody reads: readers who are nearly done should
+not have to unpack it."""
+_PACKING_S = 0.002
+"""So long the event loop packs at a time."""
 _SHARE = 8
 """One stream may take this part of all memory, or of the disk: an eighth."""
 _SPILL_SHARE = 64
@@ -77,6 +82,9 @@ class KeptStreams(Generic[Form]):
         self._num_ended_disk_bytes = 0
         self._expiring: asyncio.TimerHandle | None = None
         self._measuring: asyncio.TimerHandle | None = None
+        self._packing: asyncio.TimerHandle | None = None
+        self._unpacked: deque[Kept[Form]] = deque()
+        """Those that have ended, or have been read since."""
 
     def __len__(self) -> int:
         return len(self._live) + len(self._ended)
@@ -140,6 +148,7 @@ class KeptStreams(Generic[Form]):
         if kept is not None and kept.tenant == tenant:
             if ended:
                 self._weigh(kept)  # who read it before may have made it larger
+                self._pack_later(kept)
             return kept
         if self._gone.get(stream_id) == tenant:
             raise StreamGone(f"the stream `{stream_id}` is not kept any more; ask anew")
@@ -169,10 +178,10 @@ class KeptStreams(Generic[Form]):
             self._drop(stream_id)
         for kept in self._live.values():  # the next server goes on with these
             kept.forget()
-        for timer in (self._expiring, self._measuring):
+        for timer in (self._expiring, self._measuring, self._packing):
             if timer is not None:
                 timer.cancel()
-        self._expiring = self._measuring = None
+        self._expiring = self._measuring = self._packing = None
 
     def _end(self, kept: Kept[Form]) -> None:
         self._live.pop(kept.id, None)
@@ -182,6 +191,7 @@ class KeptStreams(Generic[Form]):
         self._num_ended_disk_bytes += kept.num_disk_bytes
         self._weigh(kept)
         self._set_timer()
+        self._pack_later(kept)
         while self._num_ended_bytes > self._config.max_bytes and self._make_room():
             pass
 
@@ -190,6 +200,29 @@ class KeptStreams(Generic[Form]):
         share, size = self._shares[kept.tenant], kept.measure()
         self._num_ended_bytes += size - share[kept.id]
         share[kept.id] = size
+
+    def _pack_later(self, kept: Kept[Form]) -> None:
+        self._unpacked.append(kept)
+        if self._packing is None:
+            self._packing = asyncio.get_running_loop().call_later(_PACK_S, self._pack)
+
+    def _pack(self) -> None:
+        """Those that ended a while ago, and that nobody reads now."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _PACKING_S
+        for _ in range(len(self._unpacked)):
+            if loop.time() > until:
+                self._packing = loop.call_later(_PACKING_S, self._pack)
+                return
+            kept = self._unpacked.popleft()
+            if kept.id not in self._ended:
+                continue
+            if kept.num_readers:
+                self._unpacked.append(kept)
+            else:
+                kept.pack()
+                self._weigh(kept)
+        self._packing = loop.call_later(_PACK_S, self._pack) if self._unpacked else None
 
     def _set_timer(self) -> None:
         """For whoever goes first."""

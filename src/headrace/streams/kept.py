@@ -115,13 +115,22 @@ class Kept(Generic[Form]):
         Readers read on. Raises `OSError`, and then some of it is still in memory."""
         if self._file is None:
             self._file = ShelfFile(path)
-        log = self.pump.log
         try:
             self.frames.spill(self._file)
-            log.spill(self._file)
+            self.pump.log.spill(self._file)
         finally:
-            self._num_measured = len(log)
-            self._num_event_bytes = sum(map(_num_bytes, log.recent))
+            self._weigh()
+
+    def pack(self) -> None:
+        """Keep it in few bytes: it is over, and mostly nobody comes back."""
+        self.frames.pack()
+        self.pump.log.pack()
+        self._weigh()
+
+    def _weigh(self) -> None:
+        log = self.pump.log
+        self._num_measured = len(log)
+        self._num_event_bytes = log.num_packed_bytes + sum(map(_num_bytes, log.recent))
 
     def forget(self) -> None:
         """Nobody will find it any more. Who reads it now may read to its end."""

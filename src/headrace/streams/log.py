@@ -78,8 +78,17 @@ class StreamLog:
 
     @property
     def recent(self) -> Sequence[Event]:
-        """Those in memory: the last ones."""
+        """Those in memory and not packed: the last ones."""
         return self._events.recent
+
+    @property
+    def num_packed_bytes(self) -> int:
+        """What the others take that are in memory."""
+        return self._events.num_packed_bytes
+
+    def pack(self) -> None:
+        """Keep all there are in few bytes: for a log that may not be read any more."""
+        self._events.pack()
 
     def spill(self, file: ShelfFile) -> None:
         """Put all there are on disk. Raises `OSError`, and then some of them are not."""
