@@ -217,6 +217,19 @@ def test_beside_many_streams_a_prompt_gets_as_much_time_as_they_take() -> None:
     assert spans(plan)[-1] == (s.id, 0, CHUNK)
 
 
+@pytest.mark.parametrize(("num_waiting", "num_tokens"), [(1, 16), (40, 32)])
+def test_where_more_wait_than_are_answered_prompts_get_more(
+    num_waiting: int, num_tokens: int
+) -> None:
+    rates = StepRates(0.001, 0.001, 1e-9, 1e-9)
+    house = House(num_banks=400, rates=rates, config=SchedulerConfig(step_s=0.025))
+    house.stream()
+    first = house.add(range(1000, 1500))
+    for number in range(1, num_waiting):
+        house.add(range(2000 * number, 2000 * number + 500))
+    assert spans(house.step())[1] == (first.id, 0, num_tokens)
+
+
 def test_beside_few_streams_a_step_keeps_to_its_time() -> None:
     rates = StepRates(0.004, 0.0015, 1e-9, 1e-9)
     house = House(num_banks=400, rates=rates, config=SchedulerConfig(step_s=0.025))

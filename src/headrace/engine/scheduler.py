@@ -31,6 +31,7 @@ CHUNK: Final = 16
 """Prompts are cut at multiples of so many tokens: the kernels' tile."""
 LEAST_CHUNK: Final = 8
 """So many, half a tile, a step computes of a prompt where its time has room for none."""
+_MAJORITY: Final = 1.5
 
 _RUNNING: Final = State.RUNNING
 
@@ -44,9 +45,10 @@ class SchedulerConfig:
     max_step_tokens: int = 512
     """Tokens in one step, all spans together."""
     step_s: float = 0.025
-    """How long a step may take while a stream waits for it. Where the streams alone take half of
-    that or more, prompts get as much again: else those that arrive together would wait, on a slow
-    machine, until the ones before them have said all."""
+    """How long a step may take while a stream waits for it. Prompts get at least as long as the
+    streams take; and where more wait for their first token than have one, in proportion, though no
+    more than `_MAJORITY` steps. Else those that arrive together would wait, on a slow machine,
+    until the ones before them have said all."""
     idle_step_s: float = 0.250
     """How long a step may take while no stream waits; cancellations and arrivals do."""
 
@@ -280,10 +282,7 @@ class Scheduler:
     def _catch_up(self, draft: _Draft) -> None:
         """Spend what the streams left of the budget, on one sequence after another."""
         config = self.config
-        streams_s = self.cost.estimate(draft.spans)
-        left_s = config.idle_step_s - streams_s
-        if draft.spans:
-            left_s = max(config.step_s - streams_s, streams_s)
+        left_s = self._left_s(draft)
         left = config.max_step_tokens - sum(span.num_tokens for span in draft.spans)
         least = LEAST_CHUNK  # However slow the machine, a step gets someone on.
         for sequence in self._in_turn(draft):
@@ -298,6 +297,16 @@ class Scheduler:
             least = 0
             if n < wanted or left < CHUNK or self.cost.num_tokens_within(left_s, 0) < CHUNK:
                 break
+
+    def _left_s(self, draft: _Draft) -> float:
+        """Seconds for prompts in this step."""
+        streams_s = self.cost.estimate(draft.spans)
+        num_streams = len(draft.spans)
+        if not num_streams:
+            return self.config.idle_step_s - streams_s
+        num_waiting = len(draft.behind) + len(self._line)
+        majority_s = min(_MAJORITY * self.config.step_s, streams_s * num_waiting / num_streams)
+        return max(self.config.step_s - streams_s, streams_s, majority_s)
 
     def _in_turn(self, draft: _Draft) -> Iterator[Sequence]:
         """Whoever is to catch up next, running or admitted now; see `engine/waiting_line.py`."""
