@@ -49,7 +49,12 @@ def door(tmp_path: Path) -> Iterator[Door]:
 async def answered(door: Door, call: Call) -> Call:
     """Stepped until it is over, and all that hangs on it."""
     serving = door.serving
-    while not call.has_ended or serving.conversations.num_open or serving.summaries.num_running:
+    while (
+        not call.has_ended
+        or serving.conversations.num_open
+        or serving.summaries.num_running
+        or serving.warmer.num_running
+    ):
         await asyncio.sleep(0.002)
         if door.engine.stats().num_pending_requests:
             door._step()
@@ -88,6 +93,25 @@ def test_a_turn_computes_only_what_is_new(door: Door) -> None:
             usage = found["usage"]
             before = usage["prompt_tokens"] + usage["completion_tokens"]
             assert found["kept"]["messages"] == 2 * number
+
+    run(play)
+
+
+def test_after_passages_the_next_turn_finds_the_history_computed(door: Door) -> None:
+    wheel = "The water wheel in the yard turns nine times a minute. " * 4
+
+    async def play() -> None:
+        await made(door)
+        documents = [{"id": "wheel", "source": {"type": "text", "text": wheel}}]
+        retrieval = {"strategy": "retrieval", "k": 1}
+        first = await turn(
+            door, "How fast does the water wheel turn?", documents=documents, context=retrieval
+        )
+        assert first["retrieved"]["tokens"] > 50
+        second = await turn(door, "Why is that?", context=retrieval)
+        assert second["kept"]["messages"] == 2
+        assert second["cached_tokens"] >= second["kept"]["tokens"]
+        await (await door.serving.memories.kept()).close()
 
     run(play)
 

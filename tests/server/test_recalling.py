@@ -52,8 +52,8 @@ def user(text: str) -> dict[str, str]:
 
 
 async def answer(door: Door, call: Call) -> Call:
-    """Step until it is answered, however long the search takes."""
-    while not call.has_ended:
+    """Step until it is answered, however long the search takes, and the next turn prepared."""
+    while not call.has_ended or door.serving.warmer.num_running:
         await asyncio.sleep(0.002)
         if door.engine.stats().num_pending_requests:
             door._step()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from headrace.engine.engine import Engine, Prepared
 from headrace.engine.request import Request
 from headrace.errors import ContextLengthExceeded, FlexCapacityExceeded, InvalidRequest
-from headrace.events import Delta, Usage
+from headrace.events import Delta, Finished, Usage
 from headrace.model.answer import AnswerPlan, AnswerStyle
 from headrace.server.exchange import Exchange
 from headrace.server.fitting import Fit, fitted, shifts
@@ -115,20 +115,25 @@ def _ended(
 ) -> None:
     settle(permit, pump.usage)
     if question.fit is not None and not serving.is_draining:
-        _foresee(question.fit, pump, keeps_ids=exchange.turn is not None)
+        _foresee(serving, question.fit, pump, exchange)
         keep = keeper(serving.contexts, serving.conversations, exchange.turn)
         serving.summaries.begin(question.fit, exchange.tenant, keep)
 
 
-def _foresee(fit: Fit, pump: Pump, *, keeps_ids: bool) -> None:
-    """Count the answer beside the loop. One that had to go to disk is not read back for that."""
+def _foresee(serving: Serving, fit: Fit, pump: Pump, exchange: Exchange) -> None:
+    """What the next turn will find said is counted, and computed where this turn's prompt is not
+    its beginning. An answer that had to go to disk is not read back for that."""
     events = pump.log.recent
-    if len(events) == len(pump.log):
-        deltas = [e for e in events if isinstance(e, Delta) and e.choice == 0]
-        said = "".join(delta.text for delta in deltas)
-        ids = [token for delta in deltas for token in delta.token_ids] if keeps_ids else []
-        with suppress(RuntimeError):  # the loop is being closed
-            asyncio.get_running_loop().run_in_executor(None, fit.foresee, said, ids)
+    if len(events) < len(pump.log):
+        return
+    deltas = [e for e in events if isinstance(e, Delta) and e.choice == 0]
+    said = "".join(delta.text for delta in deltas)
+    keeps_ids = exchange.turn is not None
+    ids = [token for delta in deltas for token in delta.token_ids] if keeps_ids else []
+    with suppress(RuntimeError):  # the loop is being closed
+        asyncio.get_running_loop().run_in_executor(None, fit.foresee, said, ids)
+    if isinstance(events[-1], Finished):
+        serving.warmer.begin(fit, exchange.tenant, said, ids)
 
 
 def settle(permit: Permit, usage: Usage) -> None:

@@ -46,15 +46,23 @@ class Fit:
     def wants_report(self) -> bool:
         return bool(self.context.report)
 
-    def foresee(self, answer: str, ids: Sequence[int] = ()) -> None:
-        """Count what the next turn will find said, so that it need not. `ids`: of the answer, where
-        they are kept. Raises nothing."""
+    def followed(self, answer: str, ids: Sequence[int] = ()) -> Ask:
+        """The least question after this one's answer. `ids`: of the answer, where they are kept."""
         before = self.ask.messages or ()
         said = {"role": "assistant", "content": answer}
-        answer_ids = {**self.ask.answer_ids, len(before): ids} if ids else self.ask.answer_ids
+        return replace(
+            self.ask,
+            messages=(*before, said, {"role": "user", "content": "x"}),
+            answer_ids={**self.ask.answer_ids, len(before): ids} if ids else self.ask.answer_ids,
+            continues=False,
+        )
+
+    def foresee(self, answer: str, ids: Sequence[int] = ()) -> None:
+        """Count what the next turn will find said, so that it need not. As `followed`; raises
+        nothing."""
+        next_one = self.followed(answer, ids)
         with suppress(HeadraceError):
-            next_one = {"role": "user", "content": "x"}
-            self.planner.measure.items((*before, said, next_one), answer_ids)
+            self.planner.measure.items(next_one.messages or (), next_one.answer_ids)
 
     def report(self, num_prompt_tokens: int) -> Mapping[str, JSON]:
         told = context_report(self.fitted, num_prompt_tokens, self.rewrites)

@@ -32,6 +32,7 @@ from headrace.server.models import ModelNames, ModelRegistry, model_names
 from headrace.server.summaries import Summaries
 from headrace.server.telling import Telling
 from headrace.server.tokens import StreamTokens, kept_key
+from headrace.server.warming import Warmer
 from headrace.settings import ServerSettings, home
 from headrace.streams.keeping import KeptConfig, KeptStreams
 from headrace.streams.kept import Kept
@@ -108,6 +109,7 @@ class Serving:
         self.memories = Memories(self.database, self._embedder)
         self.contexts = Contexts(settings)
         self.summaries = Summaries(self.contexts, self.registry, settings.summary_model)
+        self.warmer = Warmer(self.contexts)
         self.num_requests = 0
         """Questions that are being answered, over connections."""
         self.is_draining = False
@@ -204,6 +206,7 @@ class Serving:
         """Take no more; finish what was admitted."""
         self.is_draining = True
         self.summaries.stop()
+        self.warmer.stop()
 
     @contextmanager
     def open(self) -> Iterator[None]:

@@ -27,11 +27,11 @@ from headrace.conversations.strategies import Condense, Message
 from headrace.engine.engine import Engine
 from headrace.engine.request import Request
 from headrace.errors import HeadraceError
-from headrace.events import Event, fold
 from headrace.model.answer import AnswerStyle
 from headrace.server.contexts import Contexts
-from headrace.server.fitting import Fit, fitted
+from headrace.server.fitting import Fit
 from headrace.server.models import ModelRegistry, ServedModel
+from headrace.server.warming import room, warm, whole_answer
 
 if TYPE_CHECKING:
     from headrace.conversations.service import Conversations
@@ -46,12 +46,7 @@ _PROSE_SHARE = 4
 """The model's own words are a summary's quarter, and what the sentences leave of the rest."""
 _LEAST_PROSE = 48
 """Tokens; with fewer, sentences that were said tell more than a model can."""
-_LOOK_S = 0.05
-"""How often it is looked whether the engine has room."""
 _MAX_RECALLED = 10_000
-_BUSY_SHARE = 4
-"""It has none when this part of what it can run at a time is there."""
-
 
 Keep: TypeAlias = Callable[[str, str, Condense], Awaitable[None]]
 """Digest, text, what it stands for: keep it. Raises `HeadraceError`."""
@@ -87,8 +82,8 @@ class ModelSummarizer:
         request = Request(
             messages=self._style.shown(asked), max_tokens=max(1, max_tokens), tenant=tenant
         )
-        await _room(self._engine)
-        return (await _answer(self._engine, request)).strip()
+        await room(self._engine)
+        return (await whole_answer(self._engine, request)).strip()
 
     def _count(self, text: str) -> int:
         return len(self._engine.tokenizer.encode(text))
@@ -162,7 +157,8 @@ class Summaries:
             text = None if before is None else _told(fit, before.message)
             for wanted in pending:
                 text = await self._one(fit, wanted, text, tenant, keep)
-            await self._warm(fit, tenant)
+            # The next turn's prompt begins like this one's would now.
+            await warm(self._contexts, fit, fit.ask, tenant)
         except HeadraceError as error:
             _log.warning("a summary was not made: %s", error.message)
         except Exception:
@@ -189,30 +185,6 @@ class Summaries:
         if self._model in (None, NO_MODEL):
             return ModelSummarizer(served, writes=self._model is None)
         return ModelSummarizer(self._registry.resolve(self._model or ""))
-
-    async def _warm(self, fit: Fit, tenant: str) -> None:
-        """Compute the banks of the prompt as it would be now: the next turn's begins like it."""
-        served, style = fit.served, fit.served.style
-
-        def request() -> Request:
-            ask, _ = fitted(self._contexts, served, fit.ask, tenant)
-            messages, tools = style.frame(ask)
-            return Request(
-                messages=messages,
-                answer_ids={
-                    i + len(messages) - len(ask.messages or ()): ids
-                    for i, ids in ask.answer_ids.items()
-                },
-                tools=tools,
-                continue_final_message=ask.continues,
-                template_variables=style.variables(ask),
-                prefill_only=True,
-                tenant=tenant,
-            )
-
-        made = await asyncio.to_thread(request)
-        await _room(served.engine)
-        await _answer(served.engine, made)
 
 
 def keeper(contexts: Contexts, conversations: Conversations, turn: OpenTurn | None) -> Keep | None:
@@ -248,19 +220,3 @@ def _owner(turn: OpenTurn) -> Owner:
 def _told(fit: Fit, message: Message) -> str:
     """The summary that a prompt told, without its opening."""
     return str(message["content"]).partition("\n")[2]
-
-
-async def _room(engine: Engine) -> None:
-    """Returns when nobody would wait for what is asked now."""
-    most = max(1, engine.max_running // _BUSY_SHARE)
-    while (stats := engine.stats()).num_waiting or stats.num_pending_requests >= most:
-        await asyncio.sleep(_LOOK_S)
-
-
-async def _answer(engine: Engine, request: Request) -> str:
-    """Raises what refuses the request, and what it fails with."""
-    events: list[Event] = []
-    async with engine.generate(request) as stream:
-        async for event in stream:
-            events.append(event)
-    return fold(events)[0].text

@@ -28,6 +28,7 @@ from headrace.server.contexts import Contexts
 from headrace.server.fitting import Fit, fitted
 from headrace.server.models import ModelRegistry, ServedModel, model_names
 from headrace.server.summaries import Summaries
+from headrace.server.warming import warm
 from headrace.settings import ServerSettings
 from headrace.wire.ask import Ask, Context
 
@@ -172,6 +173,8 @@ class _Play:
             await self.kept.add(self._messages[-2:])
         if fit is not None:
             fit.foresee(assistant)
+            if fit.fitted.plan.retrieved:  # as `Warmer` does
+                await warm(self._contexts, fit, fit.followed(assistant), self._tenant)
         await self._summarise(fit)
         return TurnPlayed(
             ttft_s,
