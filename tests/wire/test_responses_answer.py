@@ -243,6 +243,16 @@ def test_an_answer_that_was_cut() -> None:
     assert response == whole(events)
 
 
+def test_an_answer_that_was_stopped() -> None:
+    events: list[Event] = [STARTED, Delta(0, 0, (1,), "a"), finished(reason="cancelled")]
+    values = streamed(events)
+    response = values[-1]["response"]
+    assert values[-1]["type"] == "response.incomplete"
+    assert (response["status"], response["incomplete_details"]) == ("cancelled", None)
+    assert response["output"][0]["status"] == "incomplete"
+    assert response == whole(events)
+
+
 def test_an_answer_that_was_stopped_before_it_began() -> None:
     events: list[Event] = [finished(reason="cancelled")]
     values = streamed(events)

@@ -32,7 +32,7 @@ from headrace.wire.json_bytes import body, compact, quoted
 from headrace.wire.sse import json_frame
 from headrace.wire.usage import Ended, responses_usage
 
-Status: TypeAlias = Literal["in_progress", "completed", "incomplete", "failed"]
+Status: TypeAlias = Literal["in_progress", "completed", "incomplete", "cancelled", "failed"]
 
 _Kind: TypeAlias = Literal["reasoning", "message"]
 
@@ -169,9 +169,11 @@ class ResponsesStream:
         if self._open is None and not self._items:
             frames += self._opened("message")
         status = _status(end.reason)
-        frames += self._close(status)
+        frames += self._close(_item_status(status))
         self.is_ended = True
-        return frames + self._frame(f"response.{status}", response=self._response(status, end))
+        # There is no event for what was stopped.
+        kind = "response.incomplete" if status == "cancelled" else f"response.{status}"
+        return frames + self._frame(kind, response=self._response(status, end))
 
     def _fail(self, end: Failed) -> bytes:
         frames = b"" if self._is_begun else self._begin()
@@ -266,7 +268,9 @@ def _output(
         is_last = index == len(texts) - 1 and not choice.tool_calls
         name = item_id(_PREFIXES[kind], stamp.id, index)
         part = _part(kind, text, said)
-        items.append(_text_item(kind, name, [part], status if is_last else "completed"))
+        items.append(
+            _text_item(kind, name, [part], _item_status(status) if is_last else "completed")
+        )
     for index, call in enumerate(choice.tool_calls, len(items)):
         items.append(_call_item(item_id("fc", stamp.id, index), call, "completed"))
     return items
@@ -305,7 +309,15 @@ def _call_item(name: str, call: ToolCall, status: Status) -> dict[str, JSON]:
 
 
 def _status(reason: FinishReason) -> Status:
+    """Of a response whose answer ended so."""
+    if reason == "cancelled":
+        return "cancelled"
     return "incomplete" if reason == "length" else "completed"
+
+
+def _item_status(status: Status) -> Status:
+    """Of a response's last item, which knows fewer."""
+    return "incomplete" if status == "cancelled" else status
 
 
 def _response(
