@@ -223,6 +223,16 @@ def test_the_head_is_the_newest_version() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [migrations.HEAD]
 
 
+def test_a_later_version_s_database_is_left_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/c.db"
+    Database.open(url).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.db")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0999'")
+        connection.commit()
+    with pytest.raises(DatabaseFailed, match=r"later headrace: it has version 0999.*update"):
+        Database.open(url)
+
+
 def test_the_log_goes_into_the_file_while_others_write(tmp_path: Path) -> None:
     """Long before the writer itself would stop for it."""
     path, alone = tmp_path / "c.db", tmp_path / "without_log.db"

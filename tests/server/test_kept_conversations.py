@@ -441,6 +441,23 @@ def test_deleting_stops_the_turn_and_leaves_nothing(door: Door) -> None:
     run(door, play)
 
 
+def test_its_streams_go_with_it(door: Door) -> None:
+    async def play() -> None:
+        streams = []
+        for named in ("c", "d"):
+            body = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
+            kept = {"conversation": named, "stream": True, "stream_options": {"resumable": True}}
+            await ended(door.post(CONVERSATIONS, {"id": named}))
+            call = await stepped(door, door.post(CHAT, {**body, **kept}))
+            streams.append(str(call.header("x-headrace-stream")))
+        await ended(door.call("DELETE", f"{CONVERSATIONS}/c"))
+        reads = [await door.call("GET", f"/v1/streams/{one}").ended() for one in streams]
+        assert [read.status for read in reads] == [410, 200]
+        door.serving.streams.close()
+
+    run(door, play)
+
+
 def test_tenants_have_conversations_of_their_own(tmp_path: Path) -> None:
     keys = KeyStore(tmp_path / "keys.json")
     tokens = [keys.create(name)[1] for name in ("a", "b")]

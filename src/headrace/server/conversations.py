@@ -143,6 +143,8 @@ class _Handlers:
     @_answered
     async def delete(self, request: _Asked) -> ASGIApp:
         await request.store.delete(request.tenant, request.id)
+        # Nor are its answers to be read again by their streams.
+        self.serving.streams.let_go(request.tenant, lambda told: told.conversation_id == request.id)
         return _json(shown.deleted_object(request.id))
 
     @_answered

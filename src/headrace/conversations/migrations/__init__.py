@@ -10,19 +10,28 @@ from pathlib import Path
 
 from sqlalchemy import Connection, text
 
+from headrace.errors import DatabaseFailed
+
 HEAD = "0003"
-"""The newest version. A database that has it is not looked at any further."""
+"""The newest version. A database that has it is not looked at any further. Each has a number, in
+four digits."""
 _LOCK = 0x6865_6164
 """Among PostgreSQL's advisory locks."""
 
 
 def migrate(connection: Connection) -> None:
-    """Bring the tables up to date, in one transaction. Raises `SQLAlchemyError`, and then nothing
-    has changed."""
+    """Bring the tables up to date, in one transaction. Raises `SQLAlchemyError`, and
+    `DatabaseFailed` for a database of a later version of ours; then nothing has changed."""
     with connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        if _version(connection) != HEAD:
+        found = _version(connection)
+        if found is not None and found > HEAD:
+            raise DatabaseFailed(
+                f"the database was written by a later headrace: it has version {found}, and this "
+                f"one knows up to {HEAD}; update headrace, or name another database"
+            )
+        if found != HEAD:
             _upgrade(connection)
 
 
