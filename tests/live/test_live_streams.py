@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from groq import Groq
+from openai import OpenAI
 
 from headrace.server.keys import KeyStore
 from headrace.wire.sse import EventDecoder
@@ -115,3 +117,23 @@ def test_stopping_ends_the_generation(server: tuple[Server, dict[str, str]]) -> 
     events = EventDecoder().feed(first.read())
     assert events[-1].data == "[DONE]" and len(events) < 150
     eventually(lambda: running.metrics()["headrace_requests_open"] == 0)
+
+
+@pytest.mark.parametrize("library", ["groq", "openai"])
+def test_the_official_clients_read_a_resumable_stream(tmp_path: Path, library: str) -> None:
+    """Also what is sent while there is nothing to say: their decoders are not those of browsers."""
+    flags = ("--engine", "fake", "--fake-text", "One two three.", "--fake-rate", "10")
+    with running_server(*flags, "--heartbeat", "0.02", home=tmp_path) as running:
+        client: Any = (
+            Groq(base_url=running.base_url, api_key="any")
+            if library == "groq"
+            else OpenAI(base_url=f"{running.base_url}/v1", api_key="any")
+        )
+        stream = client.chat.completions.create(
+            model="fake",
+            messages=[{"role": "user", "content": "Count."}],
+            stream=True,
+            extra_body={"stream_options": {"resumable": True}},
+        )
+        said = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    assert "".join(said).startswith("One two three.")

@@ -73,7 +73,7 @@ def test_events_are_numbered_and_come_with_a_delay_to_come_back() -> None:
     async def play() -> None:
         door = Door(engine_saying(TEXT))
         call = await door.answer(door.post(CHAT, ask()))
-        assert call.body.startswith(b"retry: 1000\n\nid: 1\ndata: {")
+        assert call.body.startswith(b"retry: 1000\nid: 1\ndata: {")
         events = numbered(call.body)
         assert [number for number, _, _ in events] == list(range(1, len(events) + 1))
         assert events[-1][2] == "[DONE]"
@@ -338,7 +338,7 @@ def test_a_silent_stream_says_that_it_lives() -> None:
     async def play() -> None:
         door = Door(engine_saying(TEXT), heartbeat_s=0.01)
         first = door.post(CHAT, ask())
-        await eventually(lambda: b": ping\n\n: ping\n\n" in first.body)  # queued: no step was made
+        await eventually(lambda: b": ping\n: ping\n" in first.body)  # queued: no step was made
         assert b"id:" not in first.body
         await door.answer(first)
         assert numbered(first.body)[-1][2] == "[DONE]"
@@ -447,7 +447,11 @@ def test_a_token_reads_one_stream_and_does_nothing_else(tmp_path: Path) -> None:
             path_of(first) + "?token="
         )
         for url in (path_of(first, f"?token={token}"), made["url"]):
-            assert (await door.call("GET", url).ended()).body == first.body
+            again = await door.call("GET", url).ended()
+            assert again.body == first.body
+            assert again.header("x-headrace-stream-token") is None
+        again = await door.call("GET", path_of(first), headers=mine).ended()
+        assert again.header("x-headrace-stream-token") is not None
         page = await door.call("GET", path_of(first, f"/events?token={token}&wait=1")).ended()
         following = json.loads(page.body)["next"]
         assert (await door.call("GET", following).ended()).status == 200

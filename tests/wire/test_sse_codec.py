@@ -32,8 +32,8 @@ def test_frames() -> None:
     assert frame(b"a\nb", event="x", event_id="7") == b"event: x\nid: 7\ndata: a\ndata: b\n\n"
     assert json_frame({"a": "<"}, "error") == b'event: error\ndata: {"a":"\\u003c"}\n\n'
     assert frame(b"[DONE]") == DONE
-    assert comment("ping") == PING == b": ping\n\n"
-    assert retry(1.5) == b"retry: 1500\n\n"
+    assert comment("ping") == PING == b": ping\n"
+    assert retry(1.5) == b"retry: 1500\n"
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\0b"])

@@ -37,10 +37,12 @@ _PAGE_BYTES = 262_144
 _MOST_DIGITS = 15
 
 
-def stream_headers(serving: Serving, kept: Kept[Telling]) -> list[tuple[bytes, bytes]]:
-    """By which to come back."""
+def stream_headers(
+    serving: Serving, kept: Kept[Telling], *, for_owner: bool = True
+) -> list[tuple[bytes, bytes]]:
+    """By which to come back. Who came by a token gets no other."""
     headers = [(b"x-headrace-stream", kept.id.encode())]
-    if not serving.access.is_open:
+    if for_owner and not serving.access.is_open:
         token = serving.tokens.make(kept.id, kept.tenant)
         headers.append((b"x-headrace-stream-token", token.encode()))
     return headers
@@ -168,9 +170,16 @@ class Attachment:
     """The response of `GET /streams/{id}`."""
 
     def __init__(
-        self, serving: Serving, kept: Kept[Telling], after: int, *, tells_progress: bool
+        self,
+        serving: Serving,
+        kept: Kept[Telling],
+        after: int,
+        *,
+        tells_progress: bool,
+        for_owner: bool,
     ) -> None:
         self._serving = serving
+        self._for_owner = for_owner
         self._kept = kept
         self._after = after
         self._tells_progress = tells_progress
@@ -188,7 +197,8 @@ class Attachment:
             heartbeat_s=self._serving.settings.heartbeat_s,
             tells_progress=self._tells_progress,
         )
-        await writer.write(receive, send, stream_headers(self._serving, self._kept))
+        headers = stream_headers(self._serving, self._kept, for_owner=self._for_owner)
+        await writer.write(receive, send, headers)
 
 
 class StreamHandlers:
@@ -204,7 +214,13 @@ class StreamHandlers:
         after = _number(request.headers.get("last-event-id") or query.get("after") or "0")
         ask = kept.form.form.asks[0]
         wants_progress = query.get("progress") in ("1", "true")
-        return Attachment(self._serving, kept, after, tells_progress=ask.progress or wants_progress)
+        return Attachment(
+            self._serving,
+            kept,
+            after,
+            tells_progress=ask.progress or wants_progress,
+            for_owner=self._token_of(request) is None,
+        )
 
     async def poll(self, request: Request) -> ASGIApp:
         """`?after=N&wait=S`: what has come after N, waiting for something at most S seconds."""
@@ -258,14 +274,19 @@ class StreamHandlers:
 
     async def _readable(self, request: Request) -> Kept[Telling]:
         """The stream, also for who brings a token. Raises as `_owned` does."""
-        token = request.query_params.get("token")
+        token = self._token_of(request)
         access = self._serving.access
-        if not token or access.is_open or "authorization" in request.headers:
+        if token is None:
             return await self._owned(request)
         tenant = self._serving.tokens.tenant(request.path_params["id"], token)
         if not access.knows(tenant):
             raise AuthenticationFailed("the key behind this token was revoked")
         return await self._of(request, tenant)
+
+    def _token_of(self, request: Request) -> str | None:
+        """The one that is used; None where a key is, or none is needed."""
+        is_keyed = self._serving.access.is_open or "authorization" in request.headers
+        return (request.query_params.get("token") or None) if not is_keyed else None
 
     async def _of(self, request: Request, tenant: str) -> Kept[Telling]:
         exchange_of(request.scope).tenant = tenant

@@ -9,8 +9,10 @@ from headrace.wire.ask import JSON
 from headrace.wire.json_bytes import compact
 
 DONE = b"data: [DONE]\n\n"
-PING = b": ping\n\n"
-"""A comment: keeps a silent connection alive, and no client sees it."""
+PING = b": ping\n"
+"""A comment: keeps a silent connection alive, and no client sees it. No empty line follows, which
+would end an event: decoders of the official clients take one after an `id` for an event without
+data, and fail."""
 
 
 def frame(data: bytes, *, event: str | None = None, event_id: str | None = None) -> bytes:
@@ -31,12 +33,13 @@ def json_frame(value: JSON, event: str | None = None) -> bytes:
 
 def comment(text: str) -> bytes:
     """A line that clients skip."""
-    return b": " + _one_line(text) + b"\n\n"
+    return b": " + _one_line(text) + b"\n"
 
 
 def retry(delay_s: float) -> bytes:
-    """Tells the client how long to wait before it connects again."""
-    return b"retry: %d\n\n" % round(delay_s * 1000)
+    """Tells the client how long to wait before it connects again; a line of the event that comes
+    next."""
+    return b"retry: %d\n" % round(delay_s * 1000)
 
 
 def _one_line(text: str) -> bytes:
