@@ -177,6 +177,30 @@ def test_what_is_packed_is_weighed_and_goes_to_disk_like_the_rest(
     run(play)
 
 
+def test_what_readers_add_to_one_that_has_ended_is_weighed_and_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever reads it from its beginning has its frames made."""
+    monkeypatch.setattr(keeping, "_PACK_S", 0.005)
+
+    async def play() -> None:
+        stage = Stage()
+        kept = stage.ended("a", text="word " * 1000)
+        await eventually(lambda: not kept.pump.log.recent)
+        before = stage.streams.num_bytes
+        for _ in range(100):
+            with kept.reading():
+                assert kept.frames.after(0, 10**6)
+        assert stage.streams.num_bytes > before + 5000
+        assert len(stage.streams._unpacked) == 1
+        weighed = stage.streams.num_bytes
+        await eventually(lambda: not stage.streams._unpacked)
+        assert stage.streams.num_bytes < weighed
+        stage.streams.close()
+
+    run(play)
+
+
 def test_one_that_runs_never_makes_room_for_another() -> None:
     async def play() -> None:
         stage = Stage(max_streams=1)

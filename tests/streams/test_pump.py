@@ -173,6 +173,22 @@ def test_a_prompt_that_is_refused_takes_the_others_with_it() -> None:
     asyncio.run(play())
 
 
+def test_all_hear_of_the_end_whoever_fails_at_it() -> None:
+    def fail() -> None:
+        raise OSError("too many open files")
+
+    async def play() -> None:
+        runner = Runner(saying_engine("x"))
+        pump = runner.pump(Request(prompt="a"))
+        heard: list[int] = []
+        pump.when_over(fail)
+        pump.when_over(lambda: heard.append(1))
+        await runner.finish(pump)
+        assert heard == [1]
+
+    asyncio.run(play())
+
+
 def test_leaving_ends_all() -> None:
     async def play() -> None:
         runner = Runner(ManualEngine())

@@ -146,8 +146,7 @@ class Durable:
             return
 
         def look() -> None:
-            ends = [event.error for event in pump.log if isinstance(event, Failed)]
-            if any(isinstance(error, JournalFailed) for error in ends):
+            if any(isinstance(error, JournalFailed) for error in pump.tally.errors):
                 self.gone(stream_id)
 
         pump.when_over(look)

@@ -73,11 +73,13 @@ class Frames:
         self._joined = number, frames[-1].number, b"".join([frame.as_sse() for frame in frames])
         return self._joined[2], self._joined[1]
 
-    def pack(self) -> None:
-        """Keep those that are there in few bytes."""
+    def pack_some(self) -> bool:
+        """Keep some of those that are there in few bytes. Whether there are more."""
         self._joined = (0, 0, b"")
-        self._frames.pack()
-        self._weigh()
+        has_more = self._frames.pack_some()
+        if not has_more:
+            self._weigh()
+        return has_more
 
     def spill(self, file: ShelfFile) -> None:
         """Put them on disk, as far as they are there. Raises `OSError`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,8 +83,8 @@ class KeptStreams(Generic[Form]):
         self._expiring: asyncio.TimerHandle | None = None
         self._measuring: asyncio.TimerHandle | None = None
         self._packing: asyncio.TimerHandle | None = None
-        self._unpacked: deque[Kept[Form]] = deque()
-        """Those that have ended, or have been read since."""
+        self._unpacked: OrderedDict[str, Kept[Form]] = OrderedDict()
+        """Those that have ended, or have been read since: the first is packed first."""
 
     def __len__(self) -> int:
         return len(self._live) + len(self._ended)
@@ -134,6 +134,7 @@ class KeptStreams(Generic[Form]):
             age_s=age_s,
         )
         self._live[stream_id] = kept
+        kept.when_left = lambda: self._left(kept)
         pump.when_over(lambda: self._end(kept))
         while len(self) > self._config.max_streams and self._drop_one(len):
             pass
@@ -147,8 +148,7 @@ class KeptStreams(Generic[Form]):
         kept = ended[1] if ended else self._live.get(stream_id)
         if kept is not None and kept.tenant == tenant:
             if ended:
-                self._weigh(kept)  # who read it before may have made it larger
-                self._pack_later(kept)
+                self._weigh(kept)  # who reads it may have made it larger
             return kept
         if self._gone.get(stream_id) == tenant:
             raise StreamGone(f"the stream `{stream_id}` is not kept any more; ask anew")
@@ -192,8 +192,7 @@ class KeptStreams(Generic[Form]):
         self._weigh(kept)
         self._set_timer()
         self._pack_later(kept)
-        while self._num_ended_bytes > self._config.max_bytes and self._make_room():
-            pass
+        self._hold_bound()
 
     def _weigh(self, kept: Kept[Form]) -> None:
         """Note how large a stream is that has ended."""
@@ -201,28 +200,38 @@ class KeptStreams(Generic[Form]):
         self._num_ended_bytes += size - share[kept.id]
         share[kept.id] = size
 
+    def _left(self, kept: Kept[Form]) -> None:
+        """By a reader."""
+        if kept.id in self._ended:
+            self._weigh(kept)
+            self._pack_later(kept)
+            self._hold_bound()
+
+    def _hold_bound(self) -> None:
+        while self._num_ended_bytes > self._config.max_bytes and self._make_room():
+            pass
+
     def _pack_later(self, kept: Kept[Form]) -> None:
-        self._unpacked.append(kept)
+        self._unpacked[kept.id] = kept
         if self._packing is None:
             self._packing = asyncio.get_running_loop().call_later(_PACK_S, self._pack)
 
     def _pack(self) -> None:
-        """Those that ended a while ago, and that nobody reads now."""
+        """Those that ended a while ago, and that nobody reads now: for who reads leaves, and then
+        they are here again."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _PACKING_S
-        for _ in range(len(self._unpacked)):
+        self._packing = None
+        while self._unpacked:
             if loop.time() > until:
                 self._packing = loop.call_later(_PACKING_S, self._pack)
                 return
-            kept = self._unpacked.popleft()
-            if kept.id not in self._ended:
-                continue
-            if kept.num_readers:
-                self._unpacked.append(kept)
-            else:
-                kept.pack()
-                self._weigh(kept)
-        self._packing = loop.call_later(_PACK_S, self._pack) if self._unpacked else None
+            stream_id, kept = next(iter(self._unpacked.items()))
+            is_wanted = stream_id in self._ended and not kept.num_readers
+            if not (is_wanted and kept.pack_some()):
+                del self._unpacked[stream_id]
+                if is_wanted:
+                    self._weigh(kept)
 
     def _set_timer(self) -> None:
         """For whoever goes first."""

@@ -10,7 +10,7 @@ and is stopped by who says so, or fails when nobody has come back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -64,6 +64,8 @@ class Kept(Generic[Form]):
         self._num_event_bytes = 0
         self._file: ShelfFile | None = None
         self._is_gone = False
+        self.when_left: Callable[[], None] = lambda: None
+        """A reader has left, and may have made it larger."""
         pump.when_over(self._end)
         self._watch()
 
@@ -92,6 +94,7 @@ class Kept(Generic[Form]):
             self._num_readers -= 1
             self._watch()
             self._delete_file()
+            self.when_left()
 
     def arrival(self) -> asyncio.Future[None]:
         """Done when there is more to read; for a crowd of readers a little later. Whoever waits no
@@ -121,11 +124,13 @@ class Kept(Generic[Form]):
         finally:
             self._weigh()
 
-    def pack(self) -> None:
-        """Keep it in few bytes: it is over, and mostly nobody comes back."""
-        self.frames.pack()
-        self.pump.log.pack()
-        self._weigh()
+    def pack_some(self) -> bool:
+        """Keep some of it in few bytes: it is over, and mostly nobody comes back. Whether there is
+        more to pack."""
+        has_more = self.frames.pack_some() or self.pump.log.pack_some()
+        if not has_more:
+            self._weigh()
+        return has_more
 
     def _weigh(self) -> None:
         log = self.pump.log

@@ -86,9 +86,10 @@ class StreamLog:
         """What the others take that are in memory."""
         return self._events.num_packed_bytes
 
-    def pack(self) -> None:
-        """Keep all there are in few bytes: for a log that may not be read any more."""
-        self._events.pack()
+    def pack_some(self) -> bool:
+        """Keep some of them in few bytes: for a log that may not be read any more. Whether there
+        are more."""
+        return self._events.pack_some()
 
     def spill(self, file: ShelfFile) -> None:
         """Put all there are on disk. Raises `OSError`, and then some of them are not."""

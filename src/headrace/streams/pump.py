@@ -258,7 +258,10 @@ class Pump:
             when_over = self._when_over
             self._let_go()
             for hear_of_it in when_over:
-                hear_of_it()
+                try:
+                    hear_of_it()
+                except Exception:  # others must hear of it all the same
+                    _log.exception("the end of a generation was not taken in")
 
     def _let_go(self) -> None:
         """Of all that only a running generation needs. It may be kept for long, and the collector

@@ -113,10 +113,13 @@ class Shelf(Generic[Value]):
             start = first + len(values)
         yield from self._recent[start - self._num_away :]
 
-    def pack(self) -> None:
-        """Put all of it together that is in memory: it takes a part of the room, and the collector
-        of garbage has nothing to look through. Whoever reads it unpacks it."""
-        self._put_away(self._keep_packed)
+    def pack_some(self) -> bool:
+        """Put some of it together that is in memory: it takes a part of the room, and the collector
+        of garbage has nothing to look through. Whoever reads it unpacks it. Whether there is
+        more."""
+        if self._recent:
+            self._put_away(self._keep_packed)
+        return bool(self._recent)
 
     def spill(self, file: ShelfFile) -> None:
         """Put all of it on disk that is in memory. Raises `OSError`, and then some of it is not."""
@@ -124,24 +127,25 @@ class Shelf(Generic[Value]):
             if isinstance(chunk, bytes):
                 self._chunks[index] = _OnDisk(file, file.append(chunk))
                 self.num_packed_bytes -= len(chunk)
-        self._put_away(lambda data: _OnDisk(file, file.append(data)))
+        while self._recent:
+            self._put_away(lambda data: _OnDisk(file, file.append(data)))
 
     def _keep_packed(self, data: bytes) -> bytes:
         self.num_packed_bytes += len(data)
         return data
 
     def _put_away(self, put: Callable[[bytes], bytes | _OnDisk]) -> None:
-        while self._recent:
-            values = self._recent[:_CHUNK]
-            staying = {at: value for at, value in enumerate(values) if self._stays(value)}
-            written = [None if at in staying else value for at, value in enumerate(values)]
-            # Read by nobody but this process: after its death a stream is made of its tokens.
-            chunk = put(pickle.dumps(written, pickle.HIGHEST_PROTOCOL))
-            self._staying.update((self._num_away + at, v) for at, v in staying.items())
-            self._starts.append(self._num_away)
-            self._chunks.append(chunk)
-            self._num_away += len(values)
-            del self._recent[: len(values)]
+        """The first chunk of those in memory."""
+        values = self._recent[:_CHUNK]
+        staying = {at: value for at, value in enumerate(values) if self._stays(value)}
+        written = [None if at in staying else value for at, value in enumerate(values)]
+        # Read by nobody but this process: after its death a stream is made of its tokens.
+        chunk = put(pickle.dumps(written, pickle.HIGHEST_PROTOCOL))
+        self._staying.update((self._num_away + at, v) for at, v in staying.items())
+        self._starts.append(self._num_away)
+        self._chunks.append(chunk)
+        self._num_away += len(values)
+        del self._recent[: len(values)]
 
     def _chunk_of(self, number: int) -> tuple[list[Value], int]:
         """The values that lie together with that one, and the number of their first."""

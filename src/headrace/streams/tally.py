@@ -26,11 +26,16 @@ class Tally:
         self.usages = [_NOTHING] * num_choices
         self.timings = [Timings(0.0, 0.0, 0.0)] * num_choices
         self.reasons: list[str] = [""] * num_choices
-        self.error: HeadraceError | None = None
-        """Of the first choice that failed."""
+        self.errors: list[HeadraceError] = []
+        """Of the choices that failed, in the order in which they did."""
         self._begun: set[int] = set()
         self._heard_at: dict[int, float] = {}
         self._num_heard = [0] * num_choices
+
+    @property
+    def error(self) -> HeadraceError | None:
+        """Of the first choice that failed."""
+        return self.errors[0] if self.errors else None
 
     def began(self, event: Started) -> None:
         self._begun.add(event.choice)
@@ -59,7 +64,7 @@ class Tally:
             self.reasons[event.choice] = event.reason
         else:
             self.reasons[event.choice] = "error"
-            self.error = self.error or event.error
+            self.errors.append(event.error)
 
     def failure(self, choice: int, error: HeadraceError) -> Failed:
         """The end of a choice of which the engine has not said it, from what was heard."""
