@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select, text
 
 from headrace.conversations.database import Database
+from headrace.conversations.memory import rows
 from headrace.conversations.memory.memory import Memory, MemoryLimits
 from headrace.conversations.memory.tables import chunks
 from headrace.conversations.memory.values import Recall, Scope
@@ -150,6 +152,35 @@ def test_messages_are_remembered_after_the_turn(database_url: str) -> None:
         assert recall.found[0].chunk.source.title == "user"
         await database.write(lambda c: c.execute(delete(messages).where(messages.c.id == "m1")))
         assert sources(await memory.recall(ANNA, "What is my dog called?")) == ["m2"]
+
+    play(database_url, scene)
+
+
+def test_what_is_said_while_others_are_read_is_remembered_too(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(memory: Memory, database: Database) -> None:
+        await database.write(converse(ANNA))
+        await database.write(say(ANNA, "user", "My dog is called Kelpie.", "m1"))
+        find, was_told = rows.untold_messages, False
+
+        def late(connection: Connection, *args: Any) -> Any:
+            nonlocal was_told
+            found = find(connection, *args)
+            if not found and not was_told:
+                was_told = True
+                more = database.write(say(ANNA, "user", "My cat is called Alfonso.", "m2"))
+                asyncio.run_coroutine_threadsafe(more, loop).result(30)
+                loop.call_soon_threadsafe(memory.remember, ANNA)
+                time.sleep(0.05)  # until it was called
+            return found
+
+        loop = asyncio.get_running_loop()
+        with monkeypatch.context() as patched:
+            patched.setattr(rows, "untold_messages", late)
+            memory.remember(ANNA)
+            await memory.idle()
+        assert "m2" in sources(await memory.recall(ANNA, "What is Alfonso?"))
 
     play(database_url, scene)
 

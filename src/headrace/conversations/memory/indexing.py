@@ -102,9 +102,14 @@ class Indexer:
 
     async def _catch_up(self) -> None:
         while self._scopes:
+            # Taken out first: what is said while these are read is read in another round.
             scope = next(iter(self._scopes))
-            await self._read_messages(scope)
-            self._scopes.pop(scope, None)
+            del self._scopes[scope]
+            try:
+                await self._read_messages(scope)
+            except HeadraceError:
+                self._scopes[scope] = None
+                raise
         if self._embedder is not None and self._vectors is not None:
             await self._embed_all(self._embedder, self._vectors)
 
