@@ -185,6 +185,14 @@ def test_an_admitted_stream_may_overrun_its_limit() -> None:
     assert error.retry_after_s == 61
 
 
+def test_a_stream_of_a_server_before_counts_where_its_name_does() -> None:
+    client = Client(Limit("TPM", 1_000))
+    table = LimitTable(default=Row((Limit("TPM", 1_000),)))
+    client.limiter = Limiter(table, client.store, limited_as=lambda _: "m")
+    client.limiter.readmit("a", "an invented name", 500, None)
+    assert client.remaining() == 500
+
+
 def test_all_or_nothing() -> None:
     client = Client(Limit("RPM", 1), Limit("TPM", 1_000))
     client.ask(100)

@@ -77,7 +77,8 @@ class Limiter:
         """The same for a request that a server before this one admitted: it is never refused, but
         what it uses counts."""
         num_tokens = num_prompt_tokens + (max_tokens or 0)
-        wants = _wants(self._table.row(model), tenant, model, num_tokens, num_requests=1)
+        name = self._limited_as(model)
+        wants = _wants(self._table.row(name), tenant, name, num_tokens, num_requests=1)
         return Permit(wants, self._store.take(wants))
 
     def headers(self, tenant: str, model: str) -> list[tuple[bytes, bytes]]:
