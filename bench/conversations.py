@@ -47,9 +47,11 @@ class Timed(Turns):
         self.turn_s: list[float] = []
         self._so_far_s: dict[OpenTurn, float] = {}
 
-    async def begin(self, tenant: str, place: Place, *, waits: bool = False) -> OpenTurn:
+    async def begin(
+        self, tenant: str, place: Place, *, waits: bool = False, num_asked: int = 1
+    ) -> OpenTurn:
         began_at = time.perf_counter()
-        opened = await super().begin(tenant, place, waits=waits)
+        opened = await super().begin(tenant, place, waits=waits, num_asked=num_asked)
         self.begin_s.append(time.perf_counter() - began_at)
         self._so_far_s[opened] = self.begin_s[-1]
         return opened

@@ -109,6 +109,57 @@ def test_answers_of_servers_that_died_are_incomplete(database: Database, place: 
     asyncio.run(play())
 
 
+@pytest.mark.parametrize("is_deleted", [False, True], ids=["cut", "deleted"])
+def test_what_had_ended_is_kept_to_its_end_and_not_made_anew(
+    database: Database, is_deleted: bool
+) -> None:
+    """Its server died before it was kept whole; or its owner has deleted it since."""
+    store = ConversationStore(database)
+    turns = Turns(store)
+
+    async def play() -> None:
+        opened = await turns.begin("t", IN_C)
+        turns.keep(opened, [said("Hi")], lambda: PART, lambda: None)
+        await kept(opened)
+        await database.write(free_all)
+        if is_deleted:
+            _, there = await store.tree("t", "c")
+            for message in there:
+                await store.remove("t", "c", message.id)
+        other = Turns(store)
+        again = other.resumed(opened.mark(), is_over=True)
+        other.keep(again, [said("Hi")], lambda: WHOLE, lambda: None)
+        other.end(again)
+        await again.done
+        _, there = await store.tree("t", "c")
+        statuses = [message.status for message in there]
+        assert statuses == ([] if is_deleted else ["completed", "completed"])
+
+    asyncio.run(play())
+
+
+def test_an_answer_of_which_a_part_was_deleted_stays_so(database: Database) -> None:
+    store = ConversationStore(database)
+    turns = Turns(store)
+
+    async def play() -> None:
+        opened = await turns.begin("t", IN_C)
+        turns.keep(opened, [said("Hi")], lambda: WHOLE, lambda: None)
+        turns.end(opened)
+        await opened.done
+        left = {"role": "assistant", "content": "Hell"}
+        await store.remove("t", "c", opened.answer_id, lambda _: left)
+        other = Turns(store)
+        again = other.resumed(opened.mark(), is_over=True)
+        other.keep(again, [said("Hi")], lambda: WHOLE, lambda: None)
+        other.end(again)
+        await again.done
+        _, there = await store.tree("t", "c")
+        assert there[-1].message == left
+
+    asyncio.run(play())
+
+
 def test_a_turn_whose_answer_cannot_be_read_ends(database: Database) -> None:
     """What was saved of it stays, others are saved, and the next turn is let in."""
     turns = Turns(ConversationStore(database))

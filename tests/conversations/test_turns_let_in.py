@@ -13,10 +13,17 @@ from sqlalchemy import Connection
 
 from headrace.conversations import rows
 from headrace.conversations.database import Database
+from headrace.conversations.memory.rows import add_document
+from headrace.conversations.memory.values import Scope
 from headrace.conversations.store import ConversationStore, StoreConfig
 from headrace.conversations.turns import OpenTurn, Turns
 from headrace.conversations.values import Answer, Conversation, StoredMessage
-from headrace.errors import ConversationBusy, ConversationNotFound, ConversationTooLarge
+from headrace.errors import (
+    ConversationBusy,
+    ConversationNotFound,
+    ConversationTooLarge,
+    DatabaseFailed,
+)
 from headrace.wire.ask import Place
 
 IN_C = Place(conversation_id="c", creates=True)
@@ -122,6 +129,66 @@ def test_who_leaves_while_being_let_in_holds_nobody_up(
             await leaving
         assert await lease(store) == (None, 0.0)
         assert turns.num_open == 0
+
+    asyncio.run(play())
+
+
+def test_all_messages_of_a_conversation_count_those_of_other_branches_too(
+    database: Database,
+) -> None:
+    store = ConversationStore(database, StoreConfig(max_messages=5))
+    turns = Turns(store)
+
+    async def play() -> None:
+        await whole_turn(turns)
+        for after in (None, "root"):
+            place = Place(conversation_id="c", after=after)
+            await turns.give_up(await turns.begin("t", place, num_asked=2))
+            with pytest.raises(ConversationTooLarge):
+                await turns.begin("t", place, num_asked=3)
+        assert await lease(store) == (None, 0.0)
+
+    asyncio.run(play())
+
+
+def test_a_lease_is_given_back_where_only_reading_failed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ConversationStore(database)
+    turns = Turns(store)
+
+    def broken(*args: Any) -> list[StoredMessage]:
+        raise DatabaseFailed("the disk cannot be read now")
+
+    async def play() -> None:
+        await whole_turn(turns)
+        with monkeypatch.context() as patched:
+            patched.setattr(rows, "branch", broken)
+            with pytest.raises(DatabaseFailed):
+                await turns.begin("t", IN_C)
+        assert await lease(store) == (None, 0.0)
+        await turns.give_up(await turns.begin("t", IN_C))
+
+    asyncio.run(play())
+
+
+def test_a_first_turn_that_is_refused_takes_nothing_along_that_others_put_there(
+    database: Database,
+) -> None:
+    store = ConversationStore(database)
+    turns = Turns(store)
+
+    async def play() -> None:
+        opened = await turns.begin("t", IN_C)
+        await database.write(
+            lambda c: add_document(c, Scope("t", "c"), "doc", "title", "text", [(0, "text")])
+        )
+        await turns.give_up(opened)
+        assert (await store.get("t", "c")).id == "c"
+        assert await lease(store) == (None, 0.0)
+        await turns.give_up(await turns.begin("t", Place(conversation_id="d", creates=True)))
+        with pytest.raises(ConversationNotFound):
+            await store.get("t", "d")
 
     asyncio.run(play())
 

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from headrace.conversations.memory.tables import chunks
-from headrace.conversations.tables import conversations, messages
+from headrace.conversations.tables import conversations, messages, summaries
 from headrace.conversations.values import Conversation, StoredMessage
 from headrace.errors import ConversationNotFound
 
@@ -250,6 +250,12 @@ def remove(connection: Connection, number: int, gone: StoredMessage) -> None:
         ),
         {"head_id": gone.parent_id},
     )
+    _forget_summaries(connection, number)
+
+
+def _forget_summaries(connection: Connection, number: int) -> None:
+    """They say word for word what may be there no more."""
+    connection.execute(delete(summaries).where(summaries.c.conversation == number))
 
 
 DELETE_MESSAGE = delete(messages).where(
@@ -269,6 +275,7 @@ def replace_message(
     )
     replaced = select(messages.c.number).where(*own)
     connection.execute(delete(chunks).where(chunks.c.message.in_(replaced)))
+    _forget_summaries(connection, number)
 
 
 def delete_conversation(connection: Connection, number: int) -> None:

@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, insert, or_, select, update
 
 from headrace.conversations import rows
 from headrace.conversations.kept_responses import place_of, show
+from headrace.conversations.memory.tables import documents
 from headrace.conversations.store import ConversationStore, busy, stored
 from headrace.conversations.strategies.values import Message
 from headrace.conversations.tables import conversations, messages, responses
@@ -69,6 +70,8 @@ class OpenTurn:
     renewed_at: float = 0.0
     is_resumed: bool = False
     """Another process began it."""
+    is_over: bool = False
+    """Its answer had ended there."""
     is_ending: bool = False
     jobs: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -106,10 +109,12 @@ class Turns:
         """Turns that are not kept to their end yet."""
         return len(self._open)
 
-    async def begin(self, tenant: str, place: Place, *, waits: bool = False) -> OpenTurn:
+    async def begin(
+        self, tenant: str, place: Place, *, waits: bool = False, num_asked: int = 1
+    ) -> OpenTurn:
         """Let a turn in. `waits`: after the one that is going on, rather than to be refused.
-        Whoever gets it must `keep` or `give_up`. Raises `ConversationBusy`,
-        `ConversationNotFound` and `ConversationTooLarge`."""
+        `num_asked`: messages that it will add before its answer. Whoever gets it must `keep` or
+        `give_up`. Raises `ConversationBusy`, `ConversationNotFound` and `ConversationTooLarge`."""
         if place.conversation_id is None:
             return self._entered(
                 await self._store.database.read(lambda c: self._aside(c, tenant, place))
@@ -119,7 +124,7 @@ class Turns:
         opened = self._entered(Turn(new_turn_id(), tenant, place.conversation_id, None, None, ()))
         self._by_place[key] = opened
         try:
-            await self._let_in(opened, place, waits)
+            await self._let_in(opened, place, waits, num_asked)
             self._check_history(opened.turn)
             return opened
         except BaseException:
@@ -134,22 +139,22 @@ class Turns:
                 raise busy()
             await asyncio.shield(other.done)
 
-    async def _let_in(self, opened: OpenTurn, place: Place, waits: bool) -> None:
+    async def _let_in(self, opened: OpenTurn, place: Place, waits: bool, num_asked: int) -> None:
         while True:
             try:
-                await self._take_lease(opened, place)
+                await self._take_lease(opened, place, num_asked)
                 return
             except ConversationBusy:
                 if not waits:
                     raise
             await asyncio.sleep(1.0)  # another server's turn; it tells nobody of its end
 
-    async def _take_lease(self, opened: OpenTurn, place: Place) -> None:
+    async def _take_lease(self, opened: OpenTurn, place: Place, num_asked: int) -> None:
         """Afterwards it is known whether the turn has it, also where who asked left meanwhile."""
         turn = opened.turn
         taking = asyncio.ensure_future(
             self._store.database.write_and_read(
-                lambda c: self._enter(c, turn, place), _with_history
+                lambda c: self._enter(c, turn, place, num_asked), _with_history
             )
         )
         try:
@@ -165,8 +170,8 @@ class Turns:
         opened.renewed_at = self._store.clock()
         self._save()  # its lease, too, which may run out before the answer begins
 
-    def _enter(self, connection: Connection, turn: Turn, place: Place) -> Turn:
-        """Take the lease."""
+    def _enter(self, connection: Connection, turn: Turn, place: Place, num_asked: int) -> Turn:
+        """Take the lease. Raises also `ConversationTooLarge`."""
         assert place.conversation_id is not None
         now = self._store.clock()
         lease = {"turn_id": turn.id, "turn_until": now + LEASE_S}
@@ -174,6 +179,8 @@ class Turns:
         is_new = False
         if found is None:
             found, is_new = self._made_or_taken_over(connection, turn.tenant, place, lease, now)
+        num_there = 0 if is_new else rows.count_messages(connection, found.number)
+        self._store.check_room(num_there + num_asked + 1)
         return replace(
             turn,
             number=found.number,
@@ -204,11 +211,9 @@ class Turns:
         return found, is_new
 
     def _check_history(self, turn: Turn) -> None:
-        """Raises `ConversationNotFound` where it was deleted meanwhile, and
-        `ConversationTooLarge`."""
+        """Raises `ConversationNotFound` where it was deleted meanwhile."""
         if turn.parent_id is not None and not turn.history:
             raise rows.no_conversation(turn.conversation_id or "")
-        self._store.check_room(len(turn.history) + 1)
 
     def _parent(self, connection: Connection, found: Conversation, place: Place) -> str | None:
         if place.after == ROOT:
@@ -276,6 +281,10 @@ class Turns:
         turn, number, now = opened.turn, opened.turn.number, self._store.clock()
         if opened.is_resumed:
             number = _resume(connection, opened, now)
+            if opened.is_over:
+                # What is not there, or not as it was said, its owner has deleted.
+                is_cut = number is not None and _is_cut(connection, number, opened.answer_id)
+                return number if is_cut else None
             if number is not None and _reopened(connection, number, opened.answer_id):
                 return number
         if number is None:
@@ -319,19 +328,19 @@ class Turns:
         freed = {"of": opened.number, "whose": turn.id, "now": self._store.clock()}
         connection.execute(_FREE, freed)
 
-    def resumed(self, mark: Mapping[str, Any]) -> OpenTurn:
+    def resumed(self, mark: Mapping[str, Any], *, is_over: bool = False) -> OpenTurn:
         """A turn that another process began, as it was marked there. Whoever gets it must `keep`
-        it."""
+        it. `is_over`: it had ended there, and stands in nobody's way."""
         turn = Turn(
             mark["id"],
             mark["tenant"],
-            mark["conversation_id"],
+            None if is_over else mark["conversation_id"],
             mark["number"],
             mark["parent_id"],
             history=(),
         )
         opened = self._entered(turn)
-        opened.is_resumed = True
+        opened.is_resumed, opened.is_over = True, is_over
         opened.answer_id, opened.response_id = mark["answer_id"], mark["response_id"]
         if turn.conversation_id is not None:
             self._by_place[turn.tenant, turn.conversation_id] = opened
@@ -347,7 +356,7 @@ class Turns:
         opened.is_ending = True
         turn = opened.turn
         try:
-            if turn.conversation_id is not None and turn.number is not None:
+            if turn.conversation_id is not None:
                 await asyncio.shield(self._store.database.write(lambda c: _withdraw(c, turn)))
         except HeadraceError as error:
             _log.warning("a turn's lease was not given back: %s", error.message)
@@ -553,12 +562,21 @@ def _check_lease(connection: Connection, number: int, now: float) -> None:
 
 
 def _withdraw(connection: Connection, turn: Turn) -> None:
-    assert turn.number is not None
-    own = conversations.c.number == turn.number, conversations.c.turn_id == turn.id
-    if turn.is_new:
-        if connection.execute(select(conversations.c.number).where(*own)).first() is not None:
+    """By its name, as the number is not known where only reading failed."""
+    own = (
+        conversations.c.tenant == turn.tenant,
+        conversations.c.id == turn.conversation_id,
+        conversations.c.turn_id == turn.id,
+    )
+    if turn.is_new and turn.number is not None:
+        untouched = (
+            conversations.c.updated_at == conversations.c.created_at,
+            ~exists().where(messages.c.conversation == conversations.c.number),
+            ~exists().where(documents.c.conversation == conversations.c.number),
+        )
+        if connection.execute(select(conversations.c.number).where(*own, *untouched)).first():
             rows.delete_conversation(connection, turn.number)
-        return
+            return
     connection.execute(update(conversations).where(*own), {"turn_id": None, "turn_until": None})
 
 
@@ -592,3 +610,13 @@ def _reopened(connection: Connection, number: int, answer_id: str) -> bool:
     return bool(
         connection.execute(update(messages).where(*own), {"status": "in_progress"}).rowcount
     )
+
+
+def _is_cut(connection: Connection, number: int, answer_id: str) -> bool:
+    """Whether the answer is there, and was not kept to its end."""
+    status = connection.execute(
+        select(messages.c.status).where(
+            messages.c.conversation == number, messages.c.id == answer_id
+        )
+    ).scalar()
+    return status is not None and status not in ("completed", "failed")

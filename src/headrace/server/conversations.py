@@ -118,6 +118,10 @@ class _Handlers:
     def __init__(self, serving: Serving) -> None:
         self.serving = serving
 
+    def _let_go(self, request: _Asked) -> None:
+        """What was deleted is not to be read again by a stream."""
+        self.serving.streams.let_go(request.tenant, lambda told: told.conversation_id == request.id)
+
     @_answered
     async def create(self, request: _Asked) -> ASGIApp:
         given = await request.body(asked.CREATE, may_be_empty=True)
@@ -143,8 +147,7 @@ class _Handlers:
     @_answered
     async def delete(self, request: _Asked) -> ASGIApp:
         await request.store.delete(request.tenant, request.id)
-        # Nor are its answers to be read again by their streams.
-        self.serving.streams.let_go(request.tenant, lambda told: told.conversation_id == request.id)
+        self._let_go(request)
         return _json(shown.deleted_object(request.id))
 
     @_answered
@@ -190,6 +193,8 @@ class _Handlers:
             return left_of(message.message, index)
 
         changed = await request.store.remove(request.tenant, request.id, message_id, left)
+        self.serving.contexts.shelf.forget((request.tenant, request.id))
+        self._let_go(request)
         return _json(shown.conversation_object(changed))
 
     @_answered

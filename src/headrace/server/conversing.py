@@ -45,7 +45,10 @@ async def start(
     if place is None or not _is_kept(serving, place):
         return await asking.start(serving, exchange, asks, record)
     turns = serving.conversations.turns
-    opened = await turns.begin(exchange.tenant, place, waits=place.queue)
+    num_asked = len(asks[0].messages or ())
+    opened = await turns.begin(
+        exchange.tenant, place, waits=place.queue, num_asked=num_asked - place.num_passing
+    )
     try:
         exchange.turn = opened
         if place.stores and exchange.answer_id.startswith(RESPONSE):
@@ -121,9 +124,6 @@ def resume(
     """A turn goes on that another process began, or what it said in the end is kept after all."""
     if mark is None or not serving.conversations.is_open:
         return
-    # What is over stands in nobody's way.
-    opened = serving.conversations.turns.resumed(
-        {**mark, "conversation_id": None} if is_over else mark
-    )
+    opened = serving.conversations.turns.resumed(mark, is_over=is_over)
     show(opened, form, stamp)
     keep(serving, opened, form.asks[0], pump)
