@@ -64,6 +64,17 @@ def test_all_urls_answer() -> None:
     run(play)
 
 
+def test_a_base_url_that_is_not_whole_is_completed() -> None:
+    async def play() -> None:
+        call = await Door().call("POST", "/chat/completions").ended()
+        assert (call.status, envelope(call)["code"]) == (404, "unknown_url")
+        assert "did you mean /openai/v1/chat/completions?" in envelope(call)["message"]
+        call = await Door().call("POST", "/chat/nothing").ended()
+        assert envelope(call)["message"].endswith("see the docs at /docs")
+
+    run(play)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_wrong_method_is_an_unknown_url(method: str) -> None:
     async def play() -> None:

@@ -50,25 +50,28 @@ def limits(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("path", "body", "name"),
     [
-        (CHAT, chat_body(model="fake", max_tokens=CONTEXT + 1)),
-        (CHAT, chat_body(model="fake", max_completion_tokens=10**9)),
-        (COMPLETIONS, asking(max_tokens=CONTEXT + 1)),
-        (RESPONSES, {"model": "fake", "input": "Hi", "max_output_tokens": CONTEXT + 1}),
+        (CHAT, chat_body(model="fake", max_tokens=CONTEXT + 1), "max_completion_tokens"),
+        (CHAT, chat_body(model="fake", max_completion_tokens=10**9), "max_completion_tokens"),
+        (COMPLETIONS, asking(max_tokens=CONTEXT + 1), "max_tokens"),
+        (
+            RESPONSES,
+            {"model": "fake", "input": "Hi", "max_output_tokens": CONTEXT + 1},
+            "max_output_tokens",
+        ),
     ],
 )
-def test_more_than_the_model_can_say(path: str, body: dict[str, Any]) -> None:
+def test_more_than_the_model_can_say(path: str, body: dict[str, Any], name: str) -> None:
     async def play() -> None:
         door = Door()
         call = await door.answer(door.post(path, body))
         assert call.status == 400
         assert error(call) == {
-            "message": f"`max_completion_tokens` must be less than or equal to `{CONTEXT}`, the "
-            "maximum value for `max_completion_tokens` is less than the `context_window` for this "
-            "model",
+            "message": f"`{name}` must be less than or equal to `{CONTEXT}`, the maximum value for "
+            f"`{name}` is less than the `context_window` for this model",
             "type": "invalid_request_error",
-            "param": "max_completion_tokens",
+            "param": name,
         }
         door.assert_nothing_is_held()
 

@@ -47,8 +47,10 @@ def doors(tmp_path: Path, keys: KeyStore | None = None) -> Iterator[Door]:
 def run(door: Door, play: Any) -> None:
     async def whole() -> None:
         await play()
-        while door.serving.conversations.num_open:
-            await asyncio.sleep(0.005)
+        while door.serving.conversations.num_open or door.serving.warmer.num_running:
+            await asyncio.sleep(0.002)
+            if door.engine.stats().num_pending_requests:
+                door._step()
         await embedded(door)
 
     run_alone(whole)

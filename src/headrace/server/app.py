@@ -166,8 +166,16 @@ class Routes:
         asked = f"{scope['method']} {scope['path'][:_MAX_SHOWN]}"
         raise UnknownURL(
             f"Unknown request URL: {asked}. Please check the URL for typos, or see the docs at "
-            "/docs"
+            f"/docs{self._hint(scope)}"
         )
+
+    def _hint(self, scope: Scope) -> str:
+        """What was likely meant, where only the base URL was not whole."""
+        for prefix in PREFIXES:
+            meant = {**scope, "path": prefix + scope["path"]}
+            if any(route.matches(meant)[0] is Match.FULL for route in self._routes):
+                return f" (did you mean {meant['path']}? A client's base URL ends in {prefix})"
+        return ""
 
     async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]

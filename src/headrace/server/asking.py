@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace.engine.engine import Engine, Prepared
 from headrace.engine.request import Request
@@ -55,6 +56,21 @@ class Question:
         """All that may be generated, where the request says so."""
         ask = self.asks[0]
         return None if ask.max_tokens is None else ask.max_tokens * self.num_choices
+
+
+class _Fields(NamedTuple):
+    """What an endpoint calls them."""
+
+    max_tokens: str
+    prompt: str
+
+
+_CHAT_FIELDS = _Fields("max_completion_tokens", "messages")
+_FIELDS = {
+    "/responses": _Fields("max_output_tokens", "input"),
+    "/completions": _Fields("max_tokens", "prompt"),
+    "/api/chat": _Fields("max_tokens", "prompt"),
+}
 
 
 async def start(
@@ -150,7 +166,8 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
     exchange.served_by = served.id
     if serving.settings.log_prompts:
         exchange.prompts = tuple(map(_prompt, asks))
-    _check_max_tokens(ask, served.engine.context_length)
+    fields = _FIELDS.get(exchange.endpoint, _CHAT_FIELDS)
+    _check_max_tokens(ask, served.engine.context_length, fields)
     style: AnswerStyle = served.style
     exchange.ignored += _without_effect(style, asks, exchange.endpoint)
     found = await recalled(serving, exchange, ask)
@@ -170,7 +187,7 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
     is_long = style.needs_time(ask) or _num_chars(asks) > _LONG
     question = await asyncio.to_thread(work) if is_long else work()
     for one, prepared in zip(question.asks, question.prepared, strict=True):
-        _check_fit(one, prepared, served.engine.context_length)
+        _check_fit(one, prepared, served.engine.context_length, fields)
     if question.fit is not None and question.fit.wants_report:
         exchange.context = question.fit.report(len(question.prepared[0].prompt))
     return question
@@ -226,24 +243,28 @@ def _answer_ids(ask: Ask, plan: AnswerPlan) -> Mapping[int, Sequence[int]]:
 
 
 def _without_effect(style: AnswerStyle, asks: Sequence[Ask], endpoint: str) -> list[str]:
-    """Fields that mean nothing to the model. One that does not think does what `none` asks for."""
+    """Fields that mean nothing here. A model that does not think does what `none` asks for."""
+    idle = []
     effort = asks[0].reasoning_effort
-    if style.thinks is not None or effort in (None, "none"):
-        return []
-    return ["reasoning.effort" if endpoint == "/responses" else "reasoning_effort"]
+    if style.thinks is None and effort not in (None, "none"):
+        idle.append("reasoning.effort" if endpoint == "/responses" else "reasoning_effort")
+    context = asks[0].context
+    if endpoint == "/api/chat" and context is not None and context.report:
+        idle.append("context.report")  # there is no place for one
+    return idle
 
 
-def _check_max_tokens(ask: Ask, context_length: int) -> None:
+def _check_max_tokens(ask: Ask, context_length: int, fields: _Fields) -> None:
     if ask.max_tokens is not None and ask.max_tokens > context_length:
+        name = fields.max_tokens
         raise InvalidRequest(
-            f"`max_completion_tokens` must be less than or equal to `{context_length}`, the "
-            "maximum value for `max_completion_tokens` is less than the `context_window` for this "
-            "model",
-            param="max_completion_tokens",
+            f"`{name}` must be less than or equal to `{context_length}`, the maximum value for "
+            f"`{name}` is less than the `context_window` for this model",
+            param=name,
         )
 
 
-def _check_fit(ask: Ask, prepared: Prepared, context_length: int) -> None:
+def _check_fit(ask: Ask, prepared: Prepared, context_length: int, fields: _Fields) -> None:
     """An explicit limit is a promise; the default one takes what room there is."""
     num_tokens = len(prepared.prompt) + (ask.max_tokens or 1)
     if num_tokens > context_length:
@@ -251,7 +272,7 @@ def _check_fit(ask: Ask, prepared: Prepared, context_length: int) -> None:
             "Please reduce the length of the messages or completion. The prompt has "
             f"{len(prepared.prompt)} tokens and the completion may have {ask.max_tokens or 1}; the "
             f"context holds {context_length}.",
-            param="messages",
+            param=fields.prompt,
         )
 
 

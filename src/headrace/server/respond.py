@@ -63,6 +63,8 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
     exchange.ignored += ask.ignored
     is_resumable = ask.resumable or request.headers.get("x-headrace-resumable") in ("1", "true")
     if key is None and not (is_resumable and exchange.is_streamed):
+        if ask.resumable:
+            exchange.ignored.append("stream_options.resumable")
         return Answer(serving, exchange, form)
     return KeptAnswer(serving, exchange, form, asked, is_numbered=is_resumable)
 
