@@ -104,6 +104,13 @@ def test_names_that_make_no_sense(
         model_names(ServerSettings(models=models, aliases=aliases))
 
 
+def test_the_model_that_writes_summaries_must_be_served() -> None:
+    with pytest.raises(SettingsError, match="'nope'; there is a, x"):
+        model_names(ServerSettings(models=("a",), aliases={"x": "a"}, summary_model="nope"))
+    for named in ("a", "x", "none"):
+        model_names(ServerSettings(models=("a",), aliases={"x": "a"}, summary_model=named))
+
+
 def test_every_name_finds_its_model(registry: ModelRegistry) -> None:
     assert registry.default.id == "a"
     assert registry.resolve("a") is registry.resolve("fast") is registry.default

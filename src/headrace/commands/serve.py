@@ -141,6 +141,10 @@ def _prepared(settings: ServerSettings) -> Serving:
     from headrace.server.access import check_binding
     from headrace.server.serving import Serving
 
+    if settings.database is not None:
+        from headrace.conversations.reaching import database_url  # which takes a while to import
+
+        database_url(settings.database)
     serving = Serving(settings)
     check_binding(settings.host, not serving.access.is_open, settings.insecure)
     return serving

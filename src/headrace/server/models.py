@@ -61,6 +61,10 @@ class ServedModel:
     """How its answers are read, as whoever made the registry wants it."""
 
 
+NO_SUMMARY_MODEL = "none"
+"""The `summary_model` that asks none."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelNames:
     """What may be asked for, known before any model is loaded."""
@@ -114,11 +118,26 @@ def model_names(settings: ServerSettings) -> ModelNames:
     if given is None:
         given = {} if DEFAULT_ALIAS in by_id else {DEFAULT_ALIAS: next(iter(by_id))}
     targets = {alias: _target(alias, meant, by_id) for alias, meant in given.items()}
-    return ModelNames(
+    names = ModelNames(
         sources=by_id,
         aliases={alias: meant for alias, meant in targets.items() if alias != CATCH_ALL},
         catch_all=targets.get(CATCH_ALL),
     )
+    _check_summary_model(settings.summary_model, names)
+    return names
+
+
+def _check_summary_model(named: str | None, names: ModelNames) -> None:
+    if named in (None, NO_SUMMARY_MODEL):
+        return
+    try:
+        names.meant_by(named or "")
+    except ModelNotFound:
+        raise SettingsError(
+            f"`summary_model` means no model here: {named!r}; there is "
+            f"{', '.join((*names.sources, *names.aliases))}",
+            param="summary_model",
+        ) from None
 
 
 def model_id_of(named: str) -> str:

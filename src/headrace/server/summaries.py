@@ -30,15 +30,12 @@ from headrace.errors import HeadraceError
 from headrace.model.answer import AnswerStyle
 from headrace.server.contexts import Contexts
 from headrace.server.fitting import Fit
-from headrace.server.models import ModelRegistry, ServedModel
+from headrace.server.models import NO_SUMMARY_MODEL, ModelRegistry, ServedModel
 from headrace.server.warming import room, warm, whole_answer
 
 if TYPE_CHECKING:
     from headrace.conversations.service import Conversations
     from headrace.conversations.turns import OpenTurn
-
-NO_MODEL = "none"
-"""The `summary_model` that asks none."""
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +179,7 @@ class Summaries:
         return text
 
     def _writer(self, served: ServedModel) -> Summarizer:
-        if self._model in (None, NO_MODEL):
+        if self._model in (None, NO_SUMMARY_MODEL):
             return ModelSummarizer(served, writes=self._model is None)
         return ModelSummarizer(self._registry.resolve(self._model or ""))
 
