@@ -50,8 +50,11 @@ def test_an_empty_list_says_how_to_begin() -> None:
 
 def test_revoke() -> None:
     secret = run("create", "laptop").stdout.strip()
-    assert "Revoked 'laptop'" in run("revoke", "laptop").stdout
+    run("create", "other")
+    done = run("revoke", "laptop")
+    assert "Revoked 'laptop'" in done.stdout and not done.stderr
     assert KeyStore().lookup(secret) is None
+    assert "No key is live now" in run("revoke", "other").stderr
 
 
 def test_errors_are_told_not_traced(home: Path) -> None:

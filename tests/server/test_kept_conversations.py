@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from headrace.errors import DatabaseFailed
 from headrace.server.keys import KeyStore
 from headrace.testing import END_ID
 from headrace.testing.asgi import Call
@@ -476,6 +477,20 @@ def test_tenants_have_conversations_of_their_own(tmp_path: Path) -> None:
 
     run(door, play)
     door.serving.conversations.close()
+
+
+def test_where_no_database_is_to_be_had_it_is_said_why() -> None:
+    """And not that waiting would help."""
+    door = Door()
+    with pytest.raises(DatabaseFailed):
+        door.serving.conversations.open("sqlite:////proc/nobody/c.db")
+
+    async def play() -> None:
+        refused = await door.answer(door.post(API, {"prompt": "one"}))
+        assert refused.status == 503 and b"not kept on this server: the database" in refused.body
+        assert refused.header("retry-after") is None
+
+    run_alone(play)
 
 
 def test_without_a_database_only_what_needs_one_is_refused() -> None:

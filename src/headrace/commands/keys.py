@@ -20,7 +20,7 @@ def keys() -> None:
     """Make, list and revoke keys for the server.
 
     Without any key the server is open to this machine and to no other. With one, each request needs
-    a key. A running server knows of changes a second later.
+    a key; that stays so when all are revoked. A running server knows of changes a second later.
 
     \b
     Examples:
@@ -66,8 +66,15 @@ def list_keys(as_json: bool) -> None:
 @click.argument("name", metavar="ID|NAME")
 def revoke(name: str) -> None:
     """Make a key invalid, for ever."""
-    record = KeyStore().revoke(name)
+    store = KeyStore()
+    record = store.revoke(name)
     click.echo(f"Revoked {record.name!r} ({record.id}).")
+    if not any(each.is_live for each in store.list()):
+        click.echo(
+            "No key is live now, so the server answers nobody: make another, or delete "
+            f"{store.path} to open it to this machine again.",
+            err=True,
+        )
 
 
 def _as_json(record: KeyRecord) -> dict[str, object]:

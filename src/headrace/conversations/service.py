@@ -35,6 +35,7 @@ class Conversations:
         self._turns: Turns | None = None
         self._tending: asyncio.Task[None] | None = None
         self._opening: Future[None] | None = None
+        self._failed = ""
 
     def expect(self) -> None:
         """It will be opened soon: requests wait for that."""
@@ -44,6 +45,9 @@ class Conversations:
         """Raises as `Database.open` does."""
         try:
             self._open(url, is_synced)
+        except DatabaseFailed as error:
+            self._failed = error.message
+            raise
         finally:
             if self._opening is not None and not self._opening.done():
                 self._opening.set_result(None)
@@ -78,14 +82,14 @@ class Conversations:
     def store(self) -> ConversationStore:
         """Raises `DatabaseFailed` where there is none."""
         if self._store is None:
-            raise _not_open()
+            raise self._not_open()
         return self._store
 
     @property
     def turns(self) -> Turns:
         """Raises `DatabaseFailed` where there is no store."""
         if self._turns is None:
-            raise _not_open()
+            raise self._not_open()
         return self._turns
 
     @property
@@ -112,9 +116,10 @@ class Conversations:
         if store is not None:
             store.database.close()
 
-
-def _not_open() -> DatabaseFailed:
-    return DatabaseFailed(
-        "conversations cannot be kept now: their database is not open; ask again in a moment",
-        retry_after_s=1.0,
-    )
+    def _not_open(self) -> DatabaseFailed:
+        if self._failed:  # which waiting does not mend
+            return DatabaseFailed(f"conversations are not kept on this server: {self._failed}")
+        return DatabaseFailed(
+            "conversations cannot be kept now: their database is not open; ask again in a moment",
+            retry_after_s=1.0,
+        )

@@ -101,7 +101,9 @@ def number_of(connection: Connection, scope: Scope) -> int:
     wanted = {"tenant": scope.tenant, "id": scope.conversation}
     number = connection.execute(_NUMBER, wanted).scalar()
     if number is None:
-        raise ConversationNotFound(f"no conversation `{scope.conversation}`")
+        raise ConversationNotFound(
+            f"there is no conversation `{scope.conversation[:100]}`", param="conversation"
+        )
     return int(number)
 
 
