@@ -90,6 +90,31 @@ def test_a_turn_is_told_what_was_said_before_and_kept(tmp_path: Path) -> None:
     played(tmp_path, play)
 
 
+def test_what_is_typed_into_a_conversation_is_computed_after_what_was_said(tmp_path: Path) -> None:
+    text = "And how many times a minute does the wheel turn round in the summer, tell me? "
+
+    async def play(door: Door, socket: SocketCall) -> None:
+        socket.say(turn("a", "What turns the wheel of the mill?"))
+        await done(door, socket, "a")
+        await stepped(door, lambda: not door.serving.conversations.num_open)
+        body = {**turn("b", ""), "messages": []}
+        socket.say({**body, "type": "input.append", "text": text})
+        for _ in range(100):
+            await asyncio.sleep(0.002)
+            if door.engine.stats().num_pending_requests:
+                door._step()
+        socket.say({"id": "b", "type": "input.commit"})
+        await done(door, socket, "b")
+        last = [m["data"] for m in socket.of("b") if "data" in m][-2]
+        usage = last["x_groq"]["usage"]
+        # All but the text's last word, and what the template writes after it.
+        assert usage["prompt_tokens"] > len(text) + len("What turns the wheel of the mill?Hello.")
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        assert usage["prompt_tokens"] - cached < 48
+
+    played(tmp_path, play)
+
+
 @pytest.mark.parametrize("is_elsewhere", [False, True], ids=["same socket", "another"])
 def test_a_second_turn_is_refused_or_waits(tmp_path: Path, is_elsewhere: bool) -> None:
     async def play(door: Door, socket: SocketCall) -> None:

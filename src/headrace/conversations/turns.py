@@ -131,6 +131,25 @@ class Turns:
             await self.give_up(opened)
             raise
 
+    async def foreseen(self, tenant: str, place: Place) -> Turn:
+        """What a turn would stand on now, without being let in. Raises as `begin` does."""
+
+        def work(connection: Connection) -> Turn:
+            named = place.conversation_id
+            if named is None:
+                return self._aside(connection, tenant, place)
+            try:
+                found = rows.find(connection, tenant, named)
+            except ConversationNotFound:
+                if not place.creates:
+                    raise
+                return Turn("", tenant, named, None, None, ())
+            parent_id = self._parent(connection, found, place)
+            turn = Turn("", tenant, named, found.number, parent_id, (), context=found.context)
+            return _with_history(connection, turn)
+
+        return await self._store.database.read(work)
+
     async def _wait_for(self, key: Key, waits: bool) -> None:
         """Until no turn of this server is in that place. One that only has to be kept is waited
         for anyway."""
@@ -343,7 +362,7 @@ class Turns:
         opened.is_resumed, opened.is_over = True, is_over
         opened.answer_id, opened.response_id = mark["answer_id"], mark["response_id"]
         if turn.conversation_id is not None:
-            self._by_place[turn.tenant, turn.conversation_id] = opened
+            self._by_place.setdefault((turn.tenant, turn.conversation_id), opened)
         return opened
 
     def leave(self, opened: OpenTurn) -> None:
@@ -480,9 +499,17 @@ _BREAK_OFF = (
 )
 _TAKE = (
     update(conversations)
-    .where(conversations.c.number == bindparam("of"))
+    .where(
+        conversations.c.number == bindparam("of"),
+        or_(
+            conversations.c.turn_id.is_(None),
+            conversations.c.turn_id == bindparam("whose"),
+            conversations.c.turn_until < bindparam("now"),
+        ),
+    )
     .values(turn_id=bindparam("whose"), turn_until=bindparam("until"))
 )
+"""Not from one that was let in meanwhile: then what goes on is a branch beside it."""
 _MOVE = (
     update(conversations)
     .where(conversations.c.number == bindparam("of"), conversations.c.turn_id == bindparam("whose"))
@@ -595,7 +622,8 @@ def _resume(connection: Connection, opened: OpenTurn, now: float) -> int | None:
     """Take the lease again. The conversation's number; None where it is gone."""
     turn, number = opened.turn, opened.turn.number
     if number is not None and turn.conversation_id is not None:
-        connection.execute(_TAKE, {"of": number, "whose": turn.id, "until": now + LEASE_S})
+        lease = {"of": number, "whose": turn.id, "now": now, "until": now + LEASE_S}
+        connection.execute(_TAKE, lease)
     if number is not None or opened.response_id is None:
         return number
     try:

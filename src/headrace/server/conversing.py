@@ -27,6 +27,7 @@ from headrace.wire.context_field import parse_context
 
 if TYPE_CHECKING:
     from headrace.conversations.turns import OpenTurn
+    from headrace.conversations.values import Turn
 
 RESPONSE = "resp_"
 """How the ids of answers begin that may be named later."""
@@ -53,7 +54,7 @@ async def start(
         exchange.turn = opened
         if place.stores and exchange.answer_id.startswith(RESPONSE):
             opened.name(exchange.answer_id)
-        ask = _told(asks[0], opened, place)
+        ask = _told(asks[0], opened.turn, place)
         if serving.contexts.of(ask).strategy == "summary":
             await serving.summaries.recall(serving.conversations, opened)
         pump = await asking.start(serving, exchange, [ask], record)
@@ -71,20 +72,31 @@ def _is_kept(serving: Serving, place: Place) -> bool:
     return bool(is_named) or serving.conversations.is_open
 
 
-def _told(ask: Ask, opened: OpenTurn, place: Place) -> Ask:
+async def foretold(serving: Serving, tenant: str, asks: Sequence[Ask]) -> Sequence[Ask]:
+    """As the turn would be told now, which is not let in. Raises what would refuse it for what it
+    names."""
+    place = asks[0].place
+    if place is None or not (place.conversation_id or place.previous_response_id):
+        return asks
+    await serving.conversations.opened()
+    turn = await serving.conversations.turns.foreseen(tenant, place)
+    return [_told(ask, turn, place) for ask in asks]
+
+
+def _told(ask: Ask, turn: Turn, place: Place) -> Ask:
     """The question, after what was said before."""
-    messages = prompt_messages(opened.turn.history, ask.messages or (), place.num_passing)
+    messages = prompt_messages(turn.history, ask.messages or (), place.num_passing)
     return replace(
         ask,
         messages=messages,
-        context=_context(ask, opened, place),
-        answer_ids=answer_ids(opened.turn.history, place.num_passing),
+        context=_context(ask, turn, place),
+        answer_ids=answer_ids(turn.history, place.num_passing),
     )
 
 
-def _context(ask: Ask, opened: OpenTurn, place: Place) -> Context:
+def _context(ask: Ask, turn: Turn, place: Place) -> Context:
     """The question's word over the conversation's, over what is the custom there."""
-    kept = opened.turn.context
+    kept = turn.context
     own = parse_context(kept) if kept else Context()
     return (ask.context or Context()).over(own).over(place.custom or Context())
 

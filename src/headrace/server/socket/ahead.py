@@ -25,6 +25,7 @@ from headrace.events import Failed, Finished
 from headrace.model.interface import TokenIds
 from headrace.server.asking import Question, prepare
 from headrace.server.chat import ChatForm
+from headrace.server.conversing import foretold
 from headrace.server.exchange import Exchange
 from headrace.server.limits import Permit
 from headrace.server.serving import Serving
@@ -123,9 +124,13 @@ class Ahead:
     async def _compute(self) -> None:
         tenant = self._caller.tenant().id
         one, other = probes(self._draft.text)
-        question = await self._prepared(tenant, one)
+        asks = [ask for text in (one, other) for ask in self._form(text).asks]
+        # Looked up once for both, so that nothing differs but the text.
+        asks = [*await foretold(self._serving, tenant, asks)]
+        question, unlike = [
+            await prepare(self._serving, Exchange(tenant=tenant), [ask]) for ask in asks
+        ]
         served = question.served
-        unlike = await self._prepared(tenant, other)
         known = common(question.prepared[0].prompt, unlike.prepared[0].prompt)
         num_new = len(known) - len(common(known, self._known))
         # Where somebody waits already, this can, too: until it is asked.
@@ -136,10 +141,9 @@ class Ahead:
             await _prefill(question, tenant, known, permit)
             self._known = known
 
-    async def _prepared(self, tenant: str, text: str) -> Question:
+    def _form(self, text: str) -> ChatForm:
         body = self._draft.body(text)
-        form = ChatForm(body, self._serving.body_limits, self._serving.settings.strict)
-        return await prepare(self._serving, Exchange(tenant=tenant), form.asks)
+        return ChatForm(body, self._serving.body_limits, self._serving.settings.strict)
 
 
 async def _prefill(question: Question, tenant: str, known: TokenIds, permit: Permit) -> None:
