@@ -216,6 +216,27 @@ def test_one_turn_at_a_time_or_queued(door: Door) -> None:
     run(door, play)
 
 
+def test_who_leaves_the_queue_asks_nothing(door: Door) -> None:
+    async def play() -> None:
+        first = door.post(API, {"prompt": "one", "conversation_id": "c"})
+        while not door.engine.stats().num_pending_requests:
+            await asyncio.sleep(0.002)
+        queued = [
+            door.post(API, {"prompt": f"queued {n}", "conversation_id": "c", "queue": True})
+            for n in range(2)
+        ]
+        await settle()
+        queued[0].leave()
+        await ended_any(queued[0])
+        assert not first.has_ended
+        for call in (first, queued[1]):
+            assert (await stepped(door, call)).status == 200
+        said = [text for role, text, _ in await items(door, "c") if role == "user"]
+        assert said == ["one", "queued 1"]
+
+    run(door, play)
+
+
 async def ended_any(call: Call) -> Call:
     return await asyncio.wait_for(call.ended(), 30)
 

@@ -107,7 +107,9 @@ class Answer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._serving.open():
-            pump = await start(self._serving, self._exchange, self._form.asks)
+            pump = await self._started(receive)
+            if pump is None:
+                return
             leaving = asyncio.create_task(self._watch(receive, pump.cancel))
             try:
                 await self._write(pump, self._telling(pump), scope, send, may_bypass=True)
@@ -115,6 +117,23 @@ class Answer:
                 leaving.cancel()
                 # Whatever went wrong here, nothing is generated for nobody.
                 pump.cancel()
+
+    async def _started(self, receive: Receive) -> Pump | None:
+        """None where the client left while its turn waited for another's end: nothing is asked."""
+        asks = self._form.asks
+        if asks[0].place is None or not asks[0].place.queue:
+            return await start(self._serving, self._exchange, asks)
+        starting = asyncio.ensure_future(start(self._serving, self._exchange, asks))
+        leaving = asyncio.ensure_future(sse.left(receive))
+        try:
+            await asyncio.wait({starting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                return starting.result()
+            self._exchange.has_left = True
+            return None
+        finally:
+            leaving.cancel()
+            starting.cancel()
 
     async def _watch(self, receive: Receive, on_leave: Callable[[], None]) -> None:
         await sse.left(receive)
