@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import headrace
+from headrace import errors, events
+from headrace.engine import shared
 from support.gguf_models import SHAPES, write_model
 
 PROBE = """
@@ -55,6 +60,11 @@ def test_all_names_are_there() -> None:
         _ = headrace.nonsense
 
 
+def test_events_are_those_of_their_module() -> None:
+    for name in ("Started", "Delta", "Finished", "Failed"):
+        assert getattr(headrace, name) is getattr(events, name)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "tiny.gguf", SHAPES["llama"])
@@ -70,7 +80,31 @@ class TestGenerate:
         assert ask([{"role": "user", "content": "hi"}]).text == whole
         assert len(ask("hi").choice.token_ids) == 20
 
+    def test_threads_that_come_first_load_one_engine(
+        self, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loaded = []
+        load = headrace.Engine.load
+
+        def slowly(named: Any) -> headrace.Engine:
+            loaded.append(named)
+            time.sleep(0.05)  # long enough for all others to come meanwhile
+            return load(named)
+
+        monkeypatch.setattr(shared, "_engines", {})
+        monkeypatch.setattr(headrace.Engine, "load", slowly)
+        with ThreadPoolExecutor(4) as pool:
+            asked = [
+                pool.submit(headrace.generate, "hi", model=model, max_tokens=1) for _ in range(4)
+            ]
+            assert len({each.result().text for each in asked}) == 1
+        assert loaded == [str(model)]
+
     def test_errors_come_at_once(self, model: Path) -> None:
+        with pytest.raises(TypeError, match="warmth"):
+            headrace.generate("hi", model=model, warmth=1)
+        with pytest.raises(errors.ContextLengthExceeded):
+            headrace.generate("hi " * 5000, model=model)
         with pytest.raises(headrace.HeadraceError, match="`temperature` must be"):
             headrace.generate("hi", model=model, temperature=-1)
         with pytest.raises(headrace.HeadraceError, match="nobody"):

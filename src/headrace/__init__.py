@@ -5,6 +5,8 @@
     for piece in headrace.generate("Why is the sky blue?"):
         print(piece, end="", flush=True)
 
+What a stream says is in `headrace.events`, what is raised in `headrace.errors`.
+
 Importing it loads nothing and changes nothing; names are imported when they are first used.
 """
 
@@ -19,26 +21,35 @@ if TYPE_CHECKING:
     from headrace.engine.shared import generate
     from headrace.engine.stream import Generation, Stream
     from headrace.errors import HeadraceError
+    from headrace.events import Delta, Failed, Finished, Started
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Delta",
     "Engine",
     "EngineConfig",
+    "Failed",
+    "Finished",
     "Generation",
     "HeadraceError",
     "Request",
+    "Started",
     "Stream",
     "__version__",
     "generate",
 ]
 
 _HOMES = {
+    "Delta": "headrace.events",
     "Engine": "headrace.engine.engine",
     "EngineConfig": "headrace.engine.engine",
+    "Failed": "headrace.events",
+    "Finished": "headrace.events",
     "Generation": "headrace.engine.stream",
     "HeadraceError": "headrace.errors",
     "Request": "headrace.engine.request",
+    "Started": "headrace.events",
     "Stream": "headrace.engine.stream",
     "generate": "headrace.engine.shared",
 }

@@ -47,7 +47,7 @@ _SEED_BITS = 53
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Limits of an engine."""
+    """Limits of an engine. Raises `ValueError` for one that is out of range."""
 
     max_pending: int = 1024
     """Requests that may run or wait at a time; more are refused with `EngineOverloaded`."""
@@ -167,8 +167,9 @@ class Engine:
         """Load a model by its name or its `.gguf` file; None is the default model. One that is
         known but not here yet is fetched first.
 
-        `threads` and `isa` None: what suits this machine. Raises `ModelNotFound`, `ModelError`,
-        `PullError`.
+        `threads` (1 to 1,024) and `isa` (`avx512`, `avx2`, `portable`) None: what suits this
+        machine. Raises `ModelNotFound`, `ModelError`, `PullError`, and `InvalidRequest` for
+        `threads` out of range and an `isa` that is unknown or cannot run here.
         """
         from headrace.engine.loading import open_model
 

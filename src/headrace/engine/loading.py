@@ -34,8 +34,8 @@ def open_model(
 ) -> OpenedModel:
     """Open a model by name or path (None: the default model), fetching it first if need be.
 
-    `report` hears of a fetch. Raises `ModelNotFound`, `PullError`, `ModelError` and, for an unknown
-    `isa`, `InvalidRequest`.
+    `report` hears of a fetch. Raises `ModelNotFound`, `PullError`, `ModelError` and, for
+    `threads` or an `isa` that cannot be, `InvalidRequest`.
     """
     path = pull.ensure(str(name or catalogue.DEFAULT_MODEL), report)
     file = gguf.read(path)

@@ -71,18 +71,28 @@ class Request:
     temperature: float = 0.0
     """0 takes the likeliest token always."""
     top_p: float = 1.0
+    """0 to 1: keep the likeliest tokens whose probabilities together reach this; 1 keeps all."""
     top_k: int = 0
+    """Keep so many of the likeliest tokens; 0 keeps all."""
     min_p: float = 0.0
+    """0 to 1: drop tokens less likely than this times the likeliest one; 0 drops none."""
     repetition_penalty: float = 1.0
+    """Above 0: makes tokens of prompt and answer less likely where above 1; 1 changes nothing."""
     frequency_penalty: float = 0.0
+    """-2 to 2: taken from a token's logit for each time that the answer has it."""
     presence_penalty: float = 0.0
+    """-2 to 2: taken once from the logit of each token that the answer has."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token id → amount added to its logit; minus infinity forbids the token."""
     seed: int | None = None
     """None: the engine chooses one and says it in `Started`."""
     logprobs: bool = False
+    """Tell each token's natural-log probability, before penalties, bias and temperature."""
     top_logprobs: int = 0
+    """0 to 20: tell so many of the likeliest tokens, too. Needs `logprobs`."""
 
     grammar: Grammar | None = None
+    """Says which tokens may come next; see `headrace.engine.grammar`. None: any."""
     visible_tokens: Mapping[int, bytes] = field(default_factory=dict)
     """What control tokens spell in this answer, where somebody reads markers in its text."""
     tenant: str = ""

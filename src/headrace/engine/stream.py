@@ -180,12 +180,13 @@ class Generation(_Submitted):
 
     @property
     def choice(self) -> Choice:
-        """The first answer, waited for: its text, tokens, usage, timings and reason to end."""
+        """The first answer, waited for: its text, tokens, usage, timings and reason to end. Raises
+        what made a choice fail."""
         return self.choices[0]
 
     @property
     def text(self) -> str:
-        """The first answer's text, waited for."""
+        """The first answer's text, waited for. Raises what made a choice fail."""
         return self.choice.text
 
     def cancel(self) -> None:
