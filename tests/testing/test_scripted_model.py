@@ -179,6 +179,23 @@ def test_a_step_lasts_as_long_as_it_should() -> None:
     assert ScriptedModel(tokenizer, tokens_per_s=math.inf).seconds(spans(1, 1, 99)) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokens_per_s", 0),
+        ("tokens_per_s", math.nan),
+        ("prefill_tokens_per_s", 0.0),
+        ("prefill_tokens_per_s", -1),
+        ("batch_cost", -0.1),
+        ("max_running", 0),
+        ("context_length", 1),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        scripted_engine(**{name: value})  # type: ignore[arg-type]
+
+
 def test_the_scheduler_guesses_its_pace_from_the_start() -> None:
     tokenizer = ScriptedTokenizer()
     model = ScriptedModel(tokenizer, tokens_per_s=100, prefill_tokens_per_s=1000)

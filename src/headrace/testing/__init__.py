@@ -10,6 +10,7 @@ FakeTemplate    a chat template in two markers
 FakeEmbedder    texts to vectors: texts that share words point the same way
 scripted_engine the real engine on its own thread, saying a given text at a given pace
 ScriptedModel   its model, which costs almost no processor time
+asgi.Call       in `headrace.testing.asgi`: one request to an ASGI application, without a socket
 """
 
 from headrace.testing.fake_embedder import FakeEmbedder

@@ -42,6 +42,8 @@ class FakeEmbedder:
         """How often `embed` was asked."""
 
     def embed(self, texts: Sequence[str]) -> Embedded:
+        """Vectors as float32 of shape (number of texts, `dim`), each of length 1; `truncated` has
+        the indices of texts with more than `max_tokens` tokens, whose ends went unread."""
         import numpy as np
 
         self.num_calls += 1

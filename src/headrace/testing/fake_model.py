@@ -79,7 +79,11 @@ class FakeModel:
     """Implements `headrace.model.interface.Model` in pure Python.
 
     Without a `rule` the logits are a pseudo-random function of the sequence's tokens. With one, the
-    rule's token is the likeliest by far. `step_s` makes each step last that long.
+    rule's token is the likeliest by far. `step_s` makes each step last that long, in seconds.
+
+    With `FakeTokenizer`, which takes a token a byte, the context of 256 tokens is 256 bytes of
+    prompt, markers and answer together. Of the 260 ids the last two are no text of its 258 tokens.
+    `shift_bank` raises `ModelError`; `move` works.
     """
 
     def __init__(

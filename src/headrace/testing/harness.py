@@ -52,7 +52,8 @@ class ManualEngine(Engine):
         self._loop.step()
 
     def run_until_idle(self) -> int:
-        """Step until there is nothing to do; returns how many steps that took."""
+        """Step until there is nothing to do; returns how many steps that took. Raises
+        `RuntimeError` where there is still work after `MAX_STEPS` steps."""
         for num_steps in range(MAX_STEPS):
             if not self._loop.has_work:
                 return num_steps

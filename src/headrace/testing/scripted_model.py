@@ -43,6 +43,8 @@ _MARKER = re.compile("|".join(map(re.escape, _MARKERS)))
 _FIRST_PIECE = 256 + len(_MARKERS)
 _PIECE = re.compile(r" ?[A-Za-z]+|[^A-Za-z]")
 _MAX_PIECE = 8
+_MIN_CONTEXT = 2
+"""A token of the prompt and one of the answer."""
 _COMMON = (
     "the of and to in is that it was for on are with as his they be at one have this from or had "
     "by not but what all were when we there can an your which their said if do will each about "
@@ -170,7 +172,8 @@ class ScriptedModel:
     A step lasts `1 / tokens_per_s` if any stream takes part in it, `batch_cost` of that longer for
     each further stream, and `1 / prefill_tokens_per_s` for each token of a prompt. It waits without
     holding the interpreter; `math.inf` does not wait. Sampling settings change nothing; a grammar's
-    mask is obeyed. A choice that ignores its end begins anew.
+    mask is obeyed. A choice that ignores its end begins anew. Raises `ValueError` for a rate that
+    is not above 0, a `batch_cost` below 0 and a `context_length` below 2.
     """
 
     def __init__(
@@ -184,6 +187,7 @@ class ScriptedModel:
         context_length: int = 8192,
         name: str = "fake",
     ) -> None:
+        _check(tokens_per_s, prefill_tokens_per_s, batch_cost, context_length)
         self._script = (*tokenizer.encode(text), END_ID)
         self._step_s = 1 / tokens_per_s
         self._prefill_s = 1 / prefill_tokens_per_s
@@ -285,6 +289,19 @@ class ScriptedModel:
         self.is_closed = True
 
 
+def _check(
+    tokens_per_s: float, prefill_tokens_per_s: float, batch_cost: float, context_length: int
+) -> None:
+    rates = {"tokens_per_s": tokens_per_s, "prefill_tokens_per_s": prefill_tokens_per_s}
+    for name, rate in rates.items():
+        if not rate > 0:  # NaN, too
+            raise ValueError(f"{name} must be above 0, not {rate}")
+    if not batch_cost >= 0:
+        raise ValueError(f"batch_cost must be at least 0, not {batch_cost}")
+    if context_length < _MIN_CONTEXT:
+        raise ValueError(f"context_length must be at least {_MIN_CONTEXT}, not {context_length}")
+
+
 def _is_stream(num_tokens: int, num_logits: int) -> bool:
     """One token and its logits: a stream goes on. (So does a prompt whose last token alone was
     left over; one step is no great error.)"""
@@ -311,6 +328,11 @@ def scripted_engine(
     wrap: Callable[[Model], Model] = lambda model: model,
 ) -> Engine:
     """The real engine, on its own thread, whose every answer is `text`.
+
+    `tokens_per_s` is the pace of one stream, `prefill_tokens_per_s` that of prompts: above 0,
+    `math.inf` does not wait. Each further stream of a step makes it longer by `batch_cost`, a share
+    of one stream's step, at least 0. `max_running` choices are computed at a time, at least 1;
+    `context_length` is in tokens, at least 2. Raises `ValueError` for what is out of range.
 
     `wrap` may put faults around the model: `lambda model: FaultyModel(model, raise_at={3: error})`.
     `config`, where given, says `max_running` itself.
