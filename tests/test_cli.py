@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from headrace import __version__
 from headrace.cli import _COMMANDS, cli
@@ -61,6 +62,17 @@ def test_help_imports_no_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("group", ["bench", "keys"])
+def test_commands_of_groups_show_examples_in_80_columns(group: str) -> None:
+    context = click.Context(cli)
+    commands = cli.get_command(context, group)
+    assert isinstance(commands, click.Group)
+    for command in (commands, *commands.commands.values()):
+        text = CliRunner().invoke(command, ["--help"], terminal_width=80).stdout
+        assert "Example" in text, command.name
+        assert all(len(line) <= 80 for line in text.splitlines()), command.name
 
 
 @pytest.mark.parametrize("name", _COMMANDS)

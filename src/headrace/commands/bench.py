@@ -29,6 +29,13 @@ def bench() -> None:
 
     Machines are noisy: figures are medians, ratios come from runs next to each other in time, and
     every report says the memory bandwidth measured in the same run.
+
+    \b
+    Examples:
+      headrace bench engine --quick
+      headrace bench peers --bars
+      headrace bench serve http://127.0.0.1:8000/v1 -c 4
+      headrace bench context --quick
     """
 
 
@@ -67,6 +74,11 @@ def engine(
     Decode: every sequence has a prompt of 128 random tokens and generates 128 more, greedily.
     Prefill: from an empty cache to the first token. Both in tokens a second, medians of the
     repeats; core and engine take turns.
+
+    \b
+    Examples:
+      headrace bench engine --model my.gguf --json
+      headrace bench engine --only "decode 4" --only "prefill 512" --repeats 9
     """
     with told_plainly():
         shapes = _shapes(quick, only)
@@ -123,6 +135,11 @@ def peers_command(
     many threads as we do, and for each figure the settings that are fastest for it here (flash
     attention, micro-batch). It is run by the Python named by --peer-python or
     HEADRACE_PEER_PYTHON, else by this one, else it is built in the cache folder (5 to 10 minutes).
+
+    \b
+    Examples:
+      headrace bench peers --bars
+      headrace bench peers --isa avx2 --peer-weights same --only "decode 1"
     """
     with told_plainly():
         setup = run.Setup(opening.model_path(model), threads, isa, _shapes(quick, only), repeats)

@@ -51,6 +51,11 @@ def context(
     first two thirds and asked for in the end. A fact is recalled where the prompt that asks for it
     tells it: the small model is not judged. Times are medians and 95th percentiles over the turns;
     turns at which a block of old turns gave way are told apart.
+
+    \b
+    Examples:
+      headrace bench context --quick
+      headrace bench context --only summary --only full --turns 100 --json
     """
     try:
         setup = Setup(

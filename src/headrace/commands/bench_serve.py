@@ -36,7 +36,7 @@ SHOW_EVERY_S = 0.5
     type=click.Choice(list(WORKLOADS)),
     default="fixed",
     show_default=True,
-    help="What is asked; see below.",
+    help="What is asked; see above.",
 )
 @click.option("--prompt-words", type=click.IntRange(1), metavar="N", help="Median of a question.")
 @click.option("--output-tokens", type=click.IntRange(1), metavar="N", help="Median of an answer.")
@@ -102,6 +102,11 @@ def serve(
       long-context   about 2,000 words, 64 tokens out
       shared-prefix  a system message of 512 words for all, questions of 32
       multi-turn     conversations of 5 turns, each with all that was said before
+
+    \b
+    Examples:
+      headrace bench serve -c 16 -n 400 --workload chat
+      headrace bench serve http://127.0.0.1:9000/v1 --rate 4 --duration 60 --json
     """
     plan = _plan(**how)
     fields = {**GREEDY, **({"ignore_eos": True} if ignore_eos else {}), **_extra(extra)}

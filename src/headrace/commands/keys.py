@@ -39,6 +39,11 @@ def create(name: str) -> None:
 
     NAME is for you, to tell keys apart by. Limits, caches and logs go by key. On stdout there is
     the key alone, for scripts.
+
+    \b
+    Examples:
+      headrace keys create laptop
+      export HEADRACE_API_KEY=$(headrace keys create ci)
     """
     record, secret = KeyStore().create(name)
     click.echo(secret)
@@ -52,7 +57,13 @@ def create(name: str) -> None:
 @keys.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def list_keys(as_json: bool) -> None:
-    """List all keys, revoked ones too; never the keys themselves."""
+    """List all keys, revoked ones too; never the keys themselves.
+
+    \b
+    Examples:
+      headrace keys list
+      headrace keys list --json
+    """
     records = KeyStore().list()
     if as_json:
         click.echo(json.dumps({"keys": [_as_json(record) for record in records]}, indent=2))
@@ -65,7 +76,14 @@ def list_keys(as_json: bool) -> None:
 @keys.command()
 @click.argument("name", metavar="ID|NAME")
 def revoke(name: str) -> None:
-    """Make a key invalid, for ever."""
+    """Make a key invalid, for ever.
+
+    It is named as when it was made, or by its id, which `headrace keys list` shows.
+
+    \b
+    Example:
+      headrace keys revoke laptop
+    """
     store = KeyStore()
     record = store.revoke(name)
     click.echo(f"Revoked {record.name!r} ({record.id}).")
