@@ -109,3 +109,11 @@ def test_every_dependency_has_its_reason() -> None:
     for requirement in wanted:
         name = re.split(r"[<>=!~\[ ]", requirement)[0]
         assert f"`{name}`" in page, name
+
+
+def test_every_development_tool_is_named() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text().partition("\nDevelopment: ")[2]
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    for requirement in chain.from_iterable(groups.values()):
+        name = re.split(r"[<>=!~\[ ]", requirement)[0]
+        assert f"`{name}`" in page, name

@@ -757,7 +757,7 @@ def document() -> str:
     for group in dict.fromkeys(setting.group for setting in SETTINGS):
         lines += ["", f"## {group}", "", "| setting | flag | default | |", "|---|---|---|---|"]
         lines += [_row(setting) for setting in SETTINGS if setting.group == group]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_LIMITS_FILE]) + "\n"
 
 
 def _row(setting: Setting) -> str:
@@ -782,5 +782,24 @@ _INTRODUCTION = (
     "Relative paths start at the working directory. A setting that does not exist is an error, in",
     "all three. `headrace serve --check` checks everything and exits with 0 or 2.",
     "",
-    "Data (models, keys) is kept in `HEADRACE_HOME`, else in the platform's folder for user data.",
+    "Data is kept in `HEADRACE_HOME`, else in the platform's folder for user data: models, keys,",
+    "conversations (`conversations.db`), their keys and values (`banks`) and streams (`streams`).",
+)
+_LIMITS_FILE = (
+    "## A file of limits",
+    "",
+    "`--limits FILE` takes a `.toml` file, or a `.json` one of the same shape. Each limit is a",
+    "whole number and holds for each key and model by itself; one that is not named is not set.",
+    "",
+    "```toml",
+    "[default]                           # models without a row of their own; may be left out",
+    "rpm = 30                            # requests per minute",
+    "rpd = 14400                         # requests per day",
+    "tpm = 6000                          # tokens per minute",
+    "tpd = 500000                        # tokens per day",
+    "",
+    '[models."llama-3.3-70b-versatile"]  # a model as clients ask for it',
+    "rpm = 30",
+    "tpm = 12000",
+    "```",
 )
