@@ -82,8 +82,8 @@ class FakeModel:
     rule's token is the likeliest by far. `step_s` makes each step last that long, in seconds.
 
     With `FakeTokenizer`, which takes a token a byte, the context of 256 tokens is 256 bytes of
-    prompt, markers and answer together. Of the 260 ids the last two are no text of its 258 tokens.
-    `shift_bank` raises `ModelError`; `move` works.
+    prompt and answer together, and a token for each marker. The model has 260 token ids and the
+    tokenizer 258, so the last two have no text. `shift_bank` raises `ModelError`; `move` works.
     """
 
     def __init__(

@@ -331,7 +331,7 @@ def scripted_engine(
 
     `tokens_per_s` is the pace of one stream, `prefill_tokens_per_s` that of prompts: above 0,
     `math.inf` does not wait. Each further stream of a step makes it longer by `batch_cost`, a share
-    of one stream's step, at least 0. `max_running` choices are computed at a time, at least 1;
+    of one stream's step, at least 0. `max_running` choices are computed at a time, 1 to 496;
     `context_length` is in tokens, at least 2. Raises `ValueError` for what is out of range.
 
     `wrap` may put faults around the model: `lambda model: FaultyModel(model, raise_at={3: error})`.
