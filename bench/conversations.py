@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.bench.figures import percentile
-from headrace.conversations.turns import OpenTurn, Turns
+from headrace.conversations.open_turn import OpenTurn
+from headrace.conversations.turns import Turns
 from headrace.model.answer import AnswerStyle
 from headrace.server.app import create_app
 from headrace.server.keys import KeyStore

@@ -13,9 +13,11 @@ from headrace.conversations import rows
 from headrace.conversations import turns as turns_module
 from headrace.conversations.database import Database
 from headrace.conversations.kept_responses import delete_response, find_response, told_before
+from headrace.conversations.open_turn import OpenTurn
 from headrace.conversations.store import ConversationStore
 from headrace.conversations.tables import conversations, messages, responses
-from headrace.conversations.turns import LEASE_S, OpenTurn, Turns, free_all
+from headrace.conversations.turn_rows import LEASE_S, free_all
+from headrace.conversations.turns import Turns
 from headrace.conversations.values import Answer, StoredMessage
 from headrace.errors import ConversationNotFound, StreamGone
 from headrace.wire.ask import Place

@@ -15,8 +15,9 @@ from headrace.conversations import rows
 from headrace.conversations.database import Database
 from headrace.conversations.memory.rows import add_document
 from headrace.conversations.memory.values import Scope
+from headrace.conversations.open_turn import OpenTurn
 from headrace.conversations.store import ConversationStore, StoreConfig
-from headrace.conversations.turns import OpenTurn, Turns
+from headrace.conversations.turns import Turns
 from headrace.conversations.values import Answer, Conversation, StoredMessage
 from headrace.errors import (
     ConversationBusy,

@@ -58,7 +58,8 @@ class Conversations:
         from headrace.conversations.database import Database
         from headrace.conversations.memory import memory  # noqa: F401
         from headrace.conversations.store import ConversationStore
-        from headrace.conversations.turns import Turns, free_all
+        from headrace.conversations.turn_rows import free_all
+        from headrace.conversations.turns import Turns
 
         database = Database.open(url, is_synced=is_synced)
         self._store = ConversationStore(database, self._config)

@@ -1,7 +1,7 @@
 """Turns: one at a time in a conversation, kept as they are said.
 
 In: where a turn goes on, its new messages, its answer as it grows. Out: the history it stands on.
-Thread: an event loop. Next: `database.py`.
+Thread: an event loop. Next: `turn_rows.py`, `database.py`.
 
 A turn is let in with a lease in the conversation's row, which it renews while it lives; so there is
 one at a time also where several servers share a database, and one whose server died stands in
@@ -14,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, insert, or_, select, update
+from sqlalchemy import Connection, insert
 
-from headrace.conversations import rows
+from headrace.conversations import rows, turn_rows
 from headrace.conversations.kept_responses import place_of, show
-from headrace.conversations.memory.tables import documents
+from headrace.conversations.open_turn import OpenTurn
 from headrace.conversations.store import ConversationStore, busy, stored
 from headrace.conversations.strategies.values import Message
-from headrace.conversations.tables import conversations, messages, responses
+from headrace.conversations.tables import responses
+from headrace.conversations.turn_rows import LEASE_S
 from headrace.conversations.values import (
     Answer,
     Conversation,
@@ -34,64 +35,15 @@ from headrace.conversations.values import (
 from headrace.errors import ConversationBusy, ConversationNotFound, HeadraceError
 from headrace.wire.ask import ROOT, Place
 from headrace.wire.ids import conversation_id as new_conversation_id
-from headrace.wire.ids import message_id
 from headrace.wire.ids import turn_id as new_turn_id
 
 SAVE_S = 0.25
 """How often answers are saved while they grow."""
-LEASE_S = 15.0
-"""How long a turn without a sign of life keeps others out."""
 _RENEW_S = LEASE_S / 3
 
 _log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """A tenant, and a conversation's id."""
-
-
-@dataclass(slots=True, eq=False)
-class OpenTurn:
-    """A turn that is going on in this server. Its end is `done` when it is kept."""
-
-    turn: Turn
-    done: asyncio.Future[None]
-    answer_id: str = field(default_factory=message_id)
-    response_id: str | None = None
-    """By which a later turn may name the answer."""
-    shown: Mapping[str, Any] | None = None
-    """The response object before its first word; None where it is not known yet."""
-    number: int | None = None
-    """The conversation's row, once it is known."""
-    read: Callable[[], Answer] | None = None
-    """The answer so far."""
-    stop: Callable[[], None] = lambda: None
-    """The conversation is gone: end the answer."""
-    num_saved: int = 0
-    """Tokens that are kept."""
-    renewed_at: float = 0.0
-    is_resumed: bool = False
-    """Another process began it."""
-    is_over: bool = False
-    """Its answer had ended there."""
-    is_ending: bool = False
-    jobs: set[asyncio.Task[None]] = field(default_factory=set)
-
-    def name(self, response_id: str) -> None:
-        """The answer is this response, and its items have the ids that the response gives them."""
-        self.response_id = response_id
-        self.answer_id = message_id(response_id)
-
-    def mark(self) -> dict[str, Any]:
-        """What another process must know to go on with it."""
-        turn = self.turn
-        return {
-            "id": turn.id,
-            "tenant": turn.tenant,
-            "conversation_id": turn.conversation_id,
-            "number": turn.number,
-            "parent_id": turn.parent_id,
-            "answer_id": self.answer_id,
-            "response_id": self.response_id,
-        }
 
 
 class Turns:
@@ -146,7 +98,7 @@ class Turns:
                 return Turn("", tenant, named, None, None, ())
             parent_id = self._parent(connection, found, place)
             turn = Turn("", tenant, named, found.number, parent_id, (), context=found.context)
-            return _with_history(connection, turn)
+            return turn_rows.with_history(connection, turn)
 
         return await self._store.database.read(work)
 
@@ -173,7 +125,7 @@ class Turns:
         turn = opened.turn
         taking = asyncio.ensure_future(
             self._store.database.write_and_read(
-                lambda c: self._enter(c, turn, place, num_asked), _with_history
+                lambda c: self._enter(c, turn, place, num_asked), turn_rows.with_history
             )
         )
         try:
@@ -225,7 +177,7 @@ class Turns:
             is_new = rows.add_if_new(connection, {**made, **lease})
         found = rows.find(connection, tenant, named, locks=True)
         if not is_new:
-            _check_lease(connection, found.number, now)
+            turn_rows.check_lease(connection, found.number, now)
             rows.change(connection, found.number, **lease)
         return found, is_new
 
@@ -299,18 +251,20 @@ class Turns:
         """The conversation's number; None where it was deleted meanwhile."""
         turn, number, now = opened.turn, opened.turn.number, self._store.clock()
         if opened.is_resumed:
-            number = _resume(connection, opened, now)
+            number = turn_rows.resume(connection, opened, now)
             if opened.is_over:
                 # What is not there, or not as it was said, its owner has deleted.
-                is_cut = number is not None and _is_cut(connection, number, opened.answer_id)
+                is_cut = number is not None and turn_rows.is_cut(
+                    connection, number, opened.answer_id
+                )
                 return number if is_cut else None
-            if number is not None and _reopened(connection, number, opened.answer_id):
+            if number is not None and turn_rows.reopened(connection, number, opened.answer_id):
                 return number
         if number is None:
             hidden = {"tenant": turn.tenant, "id": new_conversation_id(), "is_hidden": 1}
             moments = {"created_at": now, "updated_at": now}
             number = rows.add_conversation(connection, hidden | moments)
-        elif not _moved(connection, turn, number, added[-1].id, now):
+        elif not turn_rows.moved(connection, turn, number, added[-1].id, now):
             return None
         rows.add_messages(connection, number, added)
         if opened.response_id is not None:
@@ -327,7 +281,7 @@ class Turns:
 
     async def _end(self, opened: OpenTurn) -> None:
         try:
-            if (answer := _read(opened)) is None:
+            if (answer := opened.answer()) is None:
                 _log.warning("an answer cannot be read, and is kept as far as it was saved")
             await asyncio.gather(*opened.jobs - {asyncio.current_task()}, return_exceptions=True)
             if opened.number is not None:
@@ -339,13 +293,15 @@ class Turns:
         """Where there is no answer to be read, what was saved of it is all of it."""
         turn = opened.turn
         if answer is None:
-            connection.execute(_BREAK_OFF, {"of": opened.number, "named": opened.answer_id})
+            connection.execute(
+                turn_rows.BREAK_OFF, {"of": opened.number, "named": opened.answer_id}
+            )
         else:
-            connection.execute(_SAVE, _saved(opened, answer))
+            connection.execute(turn_rows.SAVE, turn_rows.saved(opened, answer))
             if opened.response_id is not None and opened.shown is not None:
                 show(connection, turn.tenant, opened.response_id, {**opened.shown, **answer.shown})
         freed = {"of": opened.number, "whose": turn.id, "now": self._store.clock()}
-        connection.execute(_FREE, freed)
+        connection.execute(turn_rows.FREE, freed)
 
     def resumed(self, mark: Mapping[str, Any], *, is_over: bool = False) -> OpenTurn:
         """A turn that another process began, as it was marked there. Whoever gets it must `keep`
@@ -376,7 +332,9 @@ class Turns:
         turn = opened.turn
         try:
             if turn.conversation_id is not None:
-                await asyncio.shield(self._store.database.write(lambda c: _withdraw(c, turn)))
+                await asyncio.shield(
+                    self._store.database.write(lambda c: turn_rows.withdraw(c, turn))
+                )
         except HeadraceError as error:
             _log.warning("a turn's lease was not given back: %s", error.message)
         finally:
@@ -451,10 +409,10 @@ class Turns:
         for opened in self._open:
             if opened.is_ending or opened.number is None:
                 continue
-            answer = _read(opened)
+            answer = opened.answer()
             if answer is not None and len(answer.token_ids) > opened.num_saved:
                 opened.num_saved = len(answer.token_ids)
-                grown.append(_saved(opened, answer))
+                grown.append(turn_rows.saved(opened, answer))
             if opened.turn.conversation_id is not None and now - opened.renewed_at > _RENEW_S:
                 opened.renewed_at = now
                 renewed.append(
@@ -463,9 +421,9 @@ class Turns:
 
         def work(connection: Connection) -> None:
             if grown:
-                connection.execute(_GROW, grown)
+                connection.execute(turn_rows.GROW, grown)
             if renewed:
-                connection.execute(_RENEW, renewed)
+                connection.execute(turn_rows.RENEW, renewed)
 
         if grown or renewed:
             try:
@@ -476,175 +434,3 @@ class Turns:
     def _deleted(self, tenant: str, conversation_id: str) -> None:
         if (opened := self._by_place.get((tenant, conversation_id))) is not None:
             opened.stop()
-
-
-_SAVE = (
-    update(messages)
-    .where(messages.c.conversation == bindparam("of"), messages.c.id == bindparam("named"))
-    .values(
-        message=bindparam("said"),
-        text=bindparam("words"),
-        token_ids=bindparam("ids"),
-        num_tokens=bindparam("num"),
-        status=bindparam("how"),
-        metadata=bindparam("beside"),
-    )
-)
-_GROW = _SAVE.where(messages.c.status == "in_progress")
-"""Not over an answer that is whole: PostgreSQL's writers may overtake each other."""
-_BREAK_OFF = (
-    update(messages)
-    .where(messages.c.conversation == bindparam("of"), messages.c.id == bindparam("named"))
-    .values(status="incomplete")
-)
-_TAKE = (
-    update(conversations)
-    .where(
-        conversations.c.number == bindparam("of"),
-        or_(
-            conversations.c.turn_id.is_(None),
-            conversations.c.turn_id == bindparam("whose"),
-            conversations.c.turn_until < bindparam("now"),
-        ),
-    )
-    .values(turn_id=bindparam("whose"), turn_until=bindparam("until"))
-)
-"""Not from one that was let in meanwhile: then what goes on is a branch beside it."""
-_MOVE = (
-    update(conversations)
-    .where(conversations.c.number == bindparam("of"), conversations.c.turn_id == bindparam("whose"))
-    .values(head_id=bindparam("head"), updated_at=bindparam("now"))
-)
-_TOUCH = (
-    update(conversations)
-    .where(conversations.c.number == bindparam("of"))
-    .values(updated_at=bindparam("now"))
-)
-_FREE = (
-    update(conversations)
-    .where(conversations.c.number == bindparam("of"), conversations.c.turn_id == bindparam("whose"))
-    .values(turn_id=None, turn_until=None, updated_at=bindparam("now"))
-)
-_RENEW = (
-    update(conversations)
-    .where(conversations.c.number == bindparam("of"), conversations.c.turn_id == bindparam("whose"))
-    .values(turn_until=bindparam("until"))
-)
-
-
-def _with_history(connection: Connection, turn: Turn) -> Turn:
-    """Who has the lease reads what the turn stands on beside the writers: nobody changes it now."""
-    if turn.number is None or turn.parent_id is None:
-        return turn
-    return replace(turn, history=rows.branch(connection, turn.number, turn.parent_id))
-
-
-def free_all(connection: Connection) -> None:
-    """No turn is going on anywhere: those that were had their servers die. Turns that stood aside
-    had no lease, and are all there is in hidden conversations."""
-    died = conversations.c.turn_id.is_not(None)
-    had_turns = select(conversations.c.number).where(or_(died, conversations.c.is_hidden == 1))
-    connection.execute(
-        update(messages)
-        .where(messages.c.status == "in_progress", messages.c.conversation.in_(had_turns))
-        .values(status="incomplete")
-    )
-    connection.execute(update(conversations).where(died).values(turn_id=None, turn_until=None))
-
-
-def _read(opened: OpenTurn) -> Answer | None:
-    """The answer so far; None where it has not begun, or cannot be read."""
-    try:
-        return opened.read() if opened.read is not None else None
-    except HeadraceError:
-        return None
-
-
-def _saved(opened: OpenTurn, answer: Answer) -> dict[str, Any]:
-    return {
-        "of": opened.number,
-        "named": opened.answer_id,
-        "said": answer.message,
-        "words": rows.searchable(answer.message),
-        "ids": answer.token_ids,
-        "num": len(answer.token_ids),
-        "how": answer.status,
-        "beside": answer.metadata,
-    }
-
-
-def _check_lease(connection: Connection, number: int, now: float) -> None:
-    """Raises `ConversationBusy`. Of a turn whose server died, what it said is marked."""
-    turn_id, until = rows.lease(connection, number)
-    if turn_id is None:
-        return
-    if until > now:
-        raise busy()
-    connection.execute(
-        update(messages).where(
-            messages.c.conversation == number, messages.c.status == "in_progress"
-        ),
-        {"status": "incomplete"},
-    )
-
-
-def _withdraw(connection: Connection, turn: Turn) -> None:
-    """By its name, as the number is not known where only reading failed."""
-    own = (
-        conversations.c.tenant == turn.tenant,
-        conversations.c.id == turn.conversation_id,
-        conversations.c.turn_id == turn.id,
-    )
-    if turn.is_new and turn.number is not None:
-        untouched = (
-            conversations.c.updated_at == conversations.c.created_at,
-            ~exists().where(messages.c.conversation == conversations.c.number),
-            ~exists().where(documents.c.conversation == conversations.c.number),
-        )
-        if connection.execute(select(conversations.c.number).where(*own, *untouched)).first():
-            rows.delete_conversation(connection, turn.number)
-            return
-    connection.execute(update(conversations).where(*own), {"turn_id": None, "turn_until": None})
-
-
-def _moved(connection: Connection, turn: Turn, number: int, head_id: str, now: float) -> bool:
-    """Whether the conversation is there still. Its head moves on, unless the turn stands aside, or
-    has lost its lease: then it is a branch."""
-    change: dict[str, Any] = {"of": number, "now": now}
-    if turn.conversation_id is not None:
-        move = change | {"whose": turn.id, "head": head_id}
-        if connection.execute(_MOVE, move).rowcount:
-            return True
-    return bool(connection.execute(_TOUCH, change).rowcount)
-
-
-def _resume(connection: Connection, opened: OpenTurn, now: float) -> int | None:
-    """Take the lease again. The conversation's number; None where it is gone."""
-    turn, number = opened.turn, opened.turn.number
-    if number is not None and turn.conversation_id is not None:
-        lease = {"of": number, "whose": turn.id, "now": now, "until": now + LEASE_S}
-        connection.execute(_TAKE, lease)
-    if number is not None or opened.response_id is None:
-        return number
-    try:
-        return place_of(connection, turn.tenant, opened.response_id)[0]
-    except ConversationNotFound:
-        return None
-
-
-def _reopened(connection: Connection, number: int, answer_id: str) -> bool:
-    """Whether the answer is there already. It grows on, whoever took its turn for dead."""
-    own = messages.c.conversation == number, messages.c.id == answer_id
-    return bool(
-        connection.execute(update(messages).where(*own), {"status": "in_progress"}).rowcount
-    )
-
-
-def _is_cut(connection: Connection, number: int, answer_id: str) -> bool:
-    """Whether the answer is there, and was not kept to its end."""
-    status = connection.execute(
-        select(messages.c.status).where(
-            messages.c.conversation == number, messages.c.id == answer_id
-        )
-    ).scalar()
-    return status is not None and status not in ("completed", "failed")

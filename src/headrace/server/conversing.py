@@ -26,7 +26,7 @@ from headrace.wire.ask import Ask, Context, Place, Stamp
 from headrace.wire.context_field import parse_context
 
 if TYPE_CHECKING:
-    from headrace.conversations.turns import OpenTurn
+    from headrace.conversations.open_turn import OpenTurn
     from headrace.conversations.values import Turn
 
 RESPONSE = "resp_"

@@ -25,7 +25,7 @@ from headrace.wire.ask import JSON
 from headrace.wire.ids import request_id
 
 if TYPE_CHECKING:
-    from headrace.conversations.turns import OpenTurn
+    from headrace.conversations.open_turn import OpenTurn
     from headrace.streams.log import StreamLog
     from headrace.streams.pump import Pump
 

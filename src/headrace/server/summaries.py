@@ -34,8 +34,8 @@ from headrace.server.models import NO_SUMMARY_MODEL, ModelRegistry, ServedModel
 from headrace.server.warming import room, warm, whole_answer
 
 if TYPE_CHECKING:
+    from headrace.conversations.open_turn import OpenTurn
     from headrace.conversations.service import Conversations
-    from headrace.conversations.turns import OpenTurn
 
 _log = logging.getLogger(__name__)
 
