@@ -56,6 +56,15 @@ async def kept(opened: OpenTurn) -> None:
     await asyncio.gather(*opened.jobs)
 
 
+async def taken_up_when_over(store: ConversationStore, opened: OpenTurn) -> None:
+    """By another server, which finds its answer whole."""
+    turns = Turns(store)
+    again = turns.resumed(opened.mark(), is_over=True)
+    turns.keep(again, [said("Hi")], lambda: WHOLE, lambda: None)
+    turns.end(again)
+    await again.done
+
+
 async def answer_of(database: Database, opened: OpenTurn) -> StoredMessage:
     number = opened.number
     assert number is not None
@@ -128,11 +137,7 @@ def test_what_had_ended_is_kept_to_its_end_and_not_made_anew(
             _, there = await store.tree("t", "c")
             for message in there:
                 await store.remove("t", "c", message.id)
-        other = Turns(store)
-        again = other.resumed(opened.mark(), is_over=True)
-        other.keep(again, [said("Hi")], lambda: WHOLE, lambda: None)
-        other.end(again)
-        await again.done
+        await taken_up_when_over(store, opened)
         _, there = await store.tree("t", "c")
         statuses = [message.status for message in there]
         assert statuses == ([] if is_deleted else ["completed", "completed"])
@@ -151,11 +156,7 @@ def test_an_answer_of_which_a_part_was_deleted_stays_so(database: Database) -> N
         await opened.done
         left = {"role": "assistant", "content": "Hell"}
         await store.remove("t", "c", opened.answer_id, lambda _: left)
-        other = Turns(store)
-        again = other.resumed(opened.mark(), is_over=True)
-        other.keep(again, [said("Hi")], lambda: WHOLE, lambda: None)
-        other.end(again)
-        await again.done
+        await taken_up_when_over(store, opened)
         _, there = await store.tree("t", "c")
         assert there[-1].message == left
 
