@@ -181,8 +181,8 @@ void Encoding::multiply(const Linear& linear, Team::Walk& walk, const Take& take
         const Panels::Panel& panel = panels_[p];
         const int16_t* inputs = memory_.panels.as<int16_t>() +
                                 static_cast<size_t>(panel.first) * m.inputs + from * panel.width;
-        kernels_.wide_gemm[panel.kernel](weights, inputs, count,
-                                         sums + kLanes * (panel.first - group.first_token));
+        kernels_.wide_gemm(panel.width)(weights, inputs, count,
+                                        sums + kLanes * (panel.first - group.first_token));
       }
     }
     float* values = sums + kLanes * group.num_tokens;

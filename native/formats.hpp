@@ -74,6 +74,6 @@ constexpr int format_index(Format format) {
 // Quantized activations of a panel of T tokens: a record per block of 32 inputs.
 //   T x 32 int8 | T x float d | T x float d * sum | T x int32 -sum | T x int32 -sum of the first 16
 constexpr int kPanelBytes = 48;  // per token and block
-constexpr int kPanelWidths = 5;  // 1, 2, 4, 8, 16 tokens
+constexpr int kMaxPanel = 16;    // tokens
 
 }  // namespace headrace

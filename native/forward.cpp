@@ -15,7 +15,6 @@ constexpr int kUnitTiles = 4;
 // Enough items that the last ones, unevenly shared, cost little.
 constexpr int kItemsPerThread = 16;
 constexpr int kHeadUnitTiles = 32;
-constexpr int kWidestPanelTokens = 16;
 // Up to this many tokens, each thread prepares all activations for itself: cheaper than a phase.
 constexpr int kPrivateTokens = 2;
 constexpr int kMaxHeadState = 256 + 16;
@@ -36,8 +35,7 @@ class Items {
  public:
   Items(int num_units, int num_inputs, int num_panels, int num_threads)
       : num_units_(num_units), num_panels_(num_panels) {
-    const size_t panel =
-        static_cast<size_t>(num_inputs) / kBlock * kPanelBytes * kWidestPanelTokens;
+    const size_t panel = static_cast<size_t>(num_inputs) / kBlock * kPanelBytes * kMaxPanel;
     const int fitting = static_cast<int>(std::max<size_t>(kPanelGroupBytes / panel, 1));
     const int num_groups =
         std::max(units(num_panels, fitting), units(kItemsPerThread * num_threads, num_units));
@@ -129,8 +127,8 @@ void Forward::reserve() {
 
 Forward::Scratch Forward::scratch(int thread) const {
   const size_t row = aligned(sizeof(float) * widest_inputs_);
-  const size_t tiles = aligned(sizeof(float) * kWidestPanelTokens * 2 *
-                               std::max(kUnitTiles * kLanes, shape_.head_dim));
+  const size_t tiles =
+      aligned(sizeof(float) * kMaxPanel * 2 * std::max(kUnitTiles * kLanes, shape_.head_dim));
   const size_t panels =
       aligned(static_cast<size_t>(widest_inputs_) / kBlock * kPanelBytes * kPrivateTokens) +
       aligned(sizeof(float) * widest_inputs_ * kPrivateTokens);
@@ -271,8 +269,8 @@ void Forward::gemm(const Matrix& m, int tile, int num_tiles, const Panels::Panel
   } else {
     x += static_cast<size_t>(panel.first) * (m.inputs / kBlock) * kPanelBytes;
   }
-  kernels_.gemm[m.format][panel.kernel](m.tile(tile), m.tile_bytes, num_tiles, m.inputs, x, out,
-                                        stride);
+  kernels_.gemm[m.format](panel.width)(m.tile(tile), m.tile_bytes, num_tiles, m.inputs, x, out,
+                                       stride);
 }
 
 // Queries, keys and values, a head at a time: bias, norm, rotation; keys and
@@ -410,7 +408,7 @@ Forward::Inputs Forward::project_ffn(const Layer& layer, int index, const Scratc
     const int tile = items.unit(i) * unit_tiles;
     const int count = std::min(unit_tiles, num_tiles - tile);
     const int width = count * kLanes;
-    float* up = mine.tiles + kWidestPanelTokens * width;
+    float* up = mine.tiles + kMaxPanel * width;
     for (int p = items.first_panel(i); p < items.end_panel(i); ++p) {
       const Panels::Panel& panel = panels_[p];
       gemm(layer.gate, tile, count, panel, x, mine.tiles, width);

@@ -4,6 +4,8 @@
 
 #include <immintrin.h>
 
+#include <utility>
+
 #include "half.hpp"
 #include "kernels.hpp"
 

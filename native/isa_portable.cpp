@@ -2,6 +2,8 @@
 // linkage could be merged with another file's copy and carry instructions to processors without
 // them.
 
+#include <utility>
+
 #include "half.hpp"
 #include "kernels.hpp"
 

@@ -47,13 +47,20 @@ struct AttentionTask {
   int first_partition, num_partitions;
 };
 
+// The kernels for panels of 1, 2, ... tokens; null where panels are never so wide.
+template <class Kernel>
+struct ByWidth {
+  Kernel of[kMaxPanel];
+  Kernel operator()(int width) const { return of[width - 1]; }
+};
+
 struct Kernels {
   const char* name;
   int widest_panel;
 
-  Gemm gemm[kNumFormats][kPanelWidths];
-
-  WideGemm wide_gemm[kPanelWidths];
+  // By format, then by the panel's width.
+  ByWidth<Gemm> gemm[kNumFormats];
+  ByWidth<WideGemm> wide_gemm;
   // Column `lane` of a panel of `width` tokens in 16 bits; returns the step. n is a multiple of 32.
   float (*widen)(const float* x, int n, int16_t* panel, int width, int lane);
   // out[i] = acc[i] * (steps[i] * step) + bias[i] for 16 rows.

@@ -5,7 +5,8 @@
 
 namespace headrace {
 
-// Tokens grouped for the matrix kernels: panels of 16, then 8, 4, 2, 1.
+// Tokens grouped for the matrix kernels: the widest panels, then one of what is left. Every panel
+// passes over the weights once more, so the fewest are quickest.
 class Panels {
  public:
   void plan(int num_tokens, int widest);
@@ -15,7 +16,6 @@ class Panels {
   struct Panel {
     int first;  // token
     int width;
-    int kernel;  // log2(width)
   };
   const Panel& operator[](int i) const { return panels_[i]; }
 

@@ -136,6 +136,7 @@ inline void accumulate(const uint8_t* tile, int b, Column<T> x, F (&acc)[T]) {
   const Weights w = Format::weights(p);
   const F scale = Format::scale(p, factors, 0);
   constexpr int G = T < kTokensTogether ? T : kTokensTogether;
+  static_assert(T % G == 0);
   if constexpr (Format::kGroups == 2) {
     const F second = Format::scale(p, factors, 1);
 #pragma GCC unroll 16

@@ -69,14 +69,14 @@ std::vector<uint8_t> panel_of(const Weights& w, const Inputs& inputs, int width)
 }
 
 void check_width(const Kernels& kernels, const Weights& w, const Inputs& inputs,
-                 const std::vector<std::vector<float>>& expected, int kernel) {
-  const int width = 1 << kernel, rows = w.num_tiles() * kLanes;
+                 const std::vector<std::vector<float>>& expected, int width) {
+  const int rows = w.num_tiles() * kLanes;
   const std::vector<uint8_t> panel = panel_of(w, inputs, width);
   // Wider than the rows, so that writing past them shows.
   const size_t stride = rows + 16;
   const float untouched = 12345.0f;
   std::vector<float> out(stride * width, untouched);
-  const Gemm gemm = kernels.gemm[format_index(w.traits->format)][kernel];
+  const Gemm gemm = kernels.gemm[format_index(w.traits->format)](width);
   gemm(w.tiles.data(), w.bytes, w.num_tiles(), w.num_inputs, panel.data(), out.data(), stride);
   for (int t = 0; t < width; ++t) {
     const float* row = out.data() + t * stride;
@@ -92,8 +92,8 @@ void check_format(const FormatTraits& traits, int num_rows, int num_inputs, Cont
   const Inputs inputs = random_inputs(num_inputs, content, random);
   const auto expected = expected_products(w, inputs);
   for_each_isa([&](const Kernels& kernels) {
-    for (int kernel = 0; 1 << kernel <= kernels.widest_panel; ++kernel) {
-      check_width(kernels, w, inputs, expected, kernel);
+    for (int width = 1; width <= kernels.widest_panel; ++width) {
+      check_width(kernels, w, inputs, expected, width);
     }
   });
 }
@@ -131,7 +131,7 @@ HEADRACE_TEST(gemm_of_what_is_not_a_number) {
         kernels.quantize(x.data(), n, panel.data(), 1, 0);
         float out[kLanes];
         const void* inputs = traits.is_float ? static_cast<const void*>(x.data()) : panel.data();
-        kernels.gemm[format_index(traits.format)][0](w.tiles.data(), w.bytes, 1, n, inputs, out,
+        kernels.gemm[format_index(traits.format)](1)(w.tiles.data(), w.bytes, 1, n, inputs, out,
                                                      kLanes);
         for (const float v : out) {
           CHECK_FOR(!std::isfinite(v), kernels.name, traits.name, bad, "gives", v);
@@ -148,7 +148,7 @@ HEADRACE_TEST(quantize_fills_panels) {
     for (const int n : {32, 96, 576}) {
       const Inputs inputs = random_inputs(n, content, random);
       for_each_isa([&](const Kernels& kernels) {
-        for (int width = 1; width <= 16; width *= 2) {
+        for (int width = 1; width <= kMaxPanel; ++width) {
           const auto expected =
               definition::panel({inputs.quantized.begin(), inputs.quantized.begin() + width}, n);
           std::vector<uint8_t> panel(expected.size(), 0xAA);
@@ -252,7 +252,7 @@ HEADRACE_TEST(fused_multiply_add_rounds_once) {
     panel[1] = b;
     for_each_isa([&](const Kernels& kernels) {
       float out[kLanes];
-      kernels.gemm[format_index(Format::kF32)][0](tile.data(), tile.size(), 1, 32, panel.data(),
+      kernels.gemm[format_index(Format::kF32)](1)(tile.data(), tile.size(), 1, 32, panel.data(),
                                                   out, kLanes);
       CHECK_SAME(out, expected, kLanes, kernels.name, "fused a * b + c, b", b);
     });

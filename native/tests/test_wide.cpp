@@ -51,8 +51,8 @@ WideMatrix matrix_of(const std::vector<std::vector<float>>& rows) {
 
 // One tile and one panel, inputs in chunks of `chunk`.
 void check_product(const Kernels& kernels, const std::vector<std::vector<float>>& rows,
-                   const std::vector<std::vector<float>>& tokens, int kernel, int chunk) {
-  const int n = static_cast<int>(rows[0].size()), width = 1 << kernel;
+                   const std::vector<std::vector<float>>& tokens, int width, int chunk) {
+  const int n = static_cast<int>(rows[0].size());
   const WideMatrix m = matrix_of(rows);
   std::vector<int16_t> panel(static_cast<size_t>(n) * width);
   std::vector<float> steps;
@@ -61,8 +61,8 @@ void check_product(const Kernels& kernels, const std::vector<std::vector<float>>
   }
   std::vector<float> acc(kLanes * width, 0.0f);
   for (int from = 0; from < n; from += chunk) {
-    kernels.wide_gemm[kernel](m.tile(0) + from * kLanes, panel.data() + from * width,
-                              std::min(chunk, n - from), acc.data());
+    kernels.wide_gemm(width)(m.tile(0) + from * kLanes, panel.data() + from * width,
+                             std::min(chunk, n - from), acc.data());
   }
   std::vector<float> bias(kLanes);
   for (int i = 0; i < kLanes; ++i) bias[i] = 0.25f * static_cast<float>(i) - 1.0f;
@@ -121,9 +121,9 @@ HEADRACE_TEST(wide_products) {
     for (int i = 0; i < kLanes; ++i) rows.push_back(random.normals(n, 0.05f));
     for (int t = 0; t < 16; ++t) tokens.push_back(random.normals(n));
     for_each_isa([&](const Kernels& kernels) {
-      for (int kernel = 0; 1 << kernel <= kernels.widest_panel; ++kernel) {
+      for (int width = 1; width <= kernels.widest_panel; ++width) {
         for (const int chunk : {kWideBlock, 4 * kWideBlock, 4096}) {
-          check_product(kernels, rows, tokens, kernel, chunk);
+          check_product(kernels, rows, tokens, width, chunk);
         }
       }
     });
@@ -136,8 +136,8 @@ HEADRACE_TEST(wide_products_at_their_greatest) {
     const std::vector<std::vector<float>> rows(kLanes, std::vector<float>(256, sign));
     const std::vector<std::vector<float>> tokens(16, std::vector<float>(256, 3.0f));
     for_each_isa([&](const Kernels& kernels) {
-      for (int kernel = 0; 1 << kernel <= kernels.widest_panel; ++kernel) {
-        check_product(kernels, rows, tokens, kernel, 4096);
+      for (int width = 1; width <= kernels.widest_panel; ++width) {
+        check_product(kernels, rows, tokens, width, 4096);
       }
     });
   }
