@@ -64,8 +64,10 @@ check_objects() {
   check_exports portable _ZN8headrace16kPortableKernelsE
   check_exports avx2 _ZN8headrace12kAvx2KernelsE
   check_exports avx512 _ZN8headrace14kAvx512KernelsE
+  # Where the compiler knows AMX.
+  [ ! -f "$objects/isa_amx.cpp.o" ] || check_exports amx _ZN8headrace9kAmxGemmsE
   tab=$(printf '\t')
-  baseline=$(find "$objects" -name '*.o' ! -name 'isa_avx*')
+  baseline=$(find "$objects" -name '*.o' ! -name 'isa_a[mv]*')
   # shellcheck disable=SC2086
   check_instructions "$tab(v[a-z0-9]+ .*%[xyz]mm|[a-z0-9]+ .*%(ymm|zmm|k[0-7]))" $baseline
   check_instructions "%(zmm|k[0-7]|[xy]mm(1[6-9]|[23][0-9]))" "$objects/isa_avx2.cpp.o"

@@ -7,6 +7,10 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
 #endif
+#ifdef HEADRACE_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace headrace {
 namespace {
@@ -14,7 +18,7 @@ namespace {
 #if defined(__x86_64__) || defined(_M_X64)
 
 struct Features {
-  bool avx2 = false, avx512 = false;
+  bool avx2 = false, avx512 = false, amx = false;
 };
 
 // CPUID says what the processor has, XGETBV whether the system saves those registers.
@@ -31,7 +35,36 @@ Features detect() {
   f.avx2 = ymm && fma && f16c && (b & (1u << 5));
   const unsigned needed = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);  // F, DQ, BW, VL
   f.avx512 = f.avx2 && zmm && (b & needed) == needed && (c & (1u << 11));     // VNNI
+  const bool tiles = (low & (3u << 17)) == (3u << 17);
+  f.amx = f.avx512 && tiles && (d & (1u << 24)) && (d & (1u << 25));  // AMX-TILE, AMX-INT8
   return f;
+}
+
+#endif
+
+#ifdef HEADRACE_AMX
+
+// Linux gives the tile registers to processes that ask for them.
+bool may_use_tiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
+
+// The AVX-512 kernels, and in their place those that AMX does better.
+const Kernels& amx_kernels() {
+  static const Kernels all = [] {
+    Kernels k = kAvx512Kernels;
+    k.name = "amx";
+    for (int format = 0; format < kNumFormats; ++format) {
+      for (int i = 0; i < kMaxPanel; ++i) {
+        const Gemm better = kAmxGemms.of[format].of[i];
+        if (better != nullptr) k.gemm[format].of[i] = better;
+      }
+    }
+    return k;
+  }();
+  return all;
 }
 
 #endif
@@ -67,6 +100,9 @@ std::vector<const Kernels*> supported_kernels() {
   std::vector<const Kernels*> all;
 #if defined(__x86_64__) || defined(_M_X64)
   const Features f = detect();
+#ifdef HEADRACE_AMX
+  if (f.amx && may_use_tiles()) all.push_back(&amx_kernels());
+#endif
   if (f.avx512) all.push_back(&kAvx512Kernels);
   if (f.avx2) all.push_back(&kAvx2Kernels);
 #endif

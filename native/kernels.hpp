@@ -105,5 +105,12 @@ extern const Kernels kPortableKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 #endif
+#ifdef HEADRACE_AMX
+// What AMX does better than AVX-512, by format; null where it does not.
+struct AmxGemms {
+  ByWidth<Gemm> of[kNumFormats];
+};
+extern const AmxGemms kAmxGemms;
+#endif
 
 }  // namespace headrace

@@ -10,7 +10,7 @@ constexpr int kPrefetch = 5120;
 template <int kNibbles, int kZero, int kMax, bool kMinimum>
 struct BlockFormat {
   static constexpr int kZeroShift = kZero, kMaxWeight = kMax, kGroups = 1;
-  static constexpr bool kHasMinimum = kMinimum;
+  static constexpr bool kHasMinimum = kMinimum, kIsBytes = !kNibbles;
   static constexpr int kQuants = kNibbles ? 256 : 512;
   static constexpr int kRecord = kQuants + (kMinimum ? 64 : 32);
   static constexpr int kAhead = kRecord;
@@ -38,7 +38,7 @@ struct BlockFormat {
 template <int kNibbles, int kMax>
 struct SuperFormat {
   static constexpr int kZeroShift = 0, kMaxWeight = kMax, kGroups = 1;
-  static constexpr bool kHasMinimum = true;
+  static constexpr bool kHasMinimum = true, kIsBytes = !kNibbles;
   static constexpr int kQuants = kNibbles ? 256 : 512;
   static constexpr int kBlockBytes = kQuants + 32;
   static constexpr int kRecord = 8 * kBlockBytes + 64;
@@ -69,7 +69,7 @@ struct SuperFormat {
 // Q6_K: weight = (d * scale) * (q - 32), a scale per 16 inputs.
 struct SixBitFormat {
   static constexpr int kZeroShift = 5, kMaxWeight = 63, kGroups = 2;
-  static constexpr bool kHasMinimum = false;
+  static constexpr bool kHasMinimum = false, kIsBytes = false;
   static constexpr int kRecord = 8 * kBlockQ6K + 32;
   static constexpr int kAhead = kBlockQ6K;
 

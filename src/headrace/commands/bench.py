@@ -44,7 +44,7 @@ bench.add_command(context)
 
 _MODEL = click.option("--model", metavar="NAME|FILE", help="Default: the default model.")
 _THREADS = click.option("--threads", type=click.IntRange(1), help="Default: one a core.")
-_ISA = click.option("--isa", help="Instruction set: avx512, avx2 or portable. Default: the best.")
+_ISA = click.option("--isa", help="One of amx, avx512, avx2, portable. Default: the best here.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 _QUICK = click.option("--quick", is_flag=True, help="Fewer figures; fewer repeats.")
 _ONLY = click.option(

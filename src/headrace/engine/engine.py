@@ -167,7 +167,7 @@ class Engine:
         """Load a model by its name or its `.gguf` file; None is the default model. One that is
         known but not here yet is fetched first.
 
-        `threads` (1 to 1,024) and `isa` (`avx512`, `avx2`, `portable`) None: what suits this
+        `threads` (1 to 1,024) and `isa` (`amx`, `avx512`, `avx2`, `portable`) None: what suits this
         machine. Raises `ModelNotFound`, `ModelError`, `PullError`, and `InvalidRequest` for
         `threads` out of range and an `isa` that is unknown or cannot run here.
         """

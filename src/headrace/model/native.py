@@ -43,7 +43,7 @@ def load(
 ) -> NativeModel:
     """Load a GGUF model for computing.
 
-    `threads` defaults to one per usable physical core. `isa` ("avx512", "avx2", "portable")
+    `threads` defaults to one per usable physical core. `isa` ("amx", "avx512", "avx2", "portable")
     defaults to `HEADRACE_ISA`, else the best this processor has. Raises InvalidModelFile,
     UnsupportedModel, InvalidRequest for threads or an instruction set that cannot run here, and
     ModelError when the file cannot be read or does not fit into memory.
