@@ -173,6 +173,23 @@ def test_large_steps_end_at_the_idle_limit_too() -> None:
     assert num_tokens == 64
 
 
+def test_who_joins_a_complete_prompt_delays_its_first_token_by_no_more_than_a_step() -> None:
+    rates = StepRates(0.003, 0.0004, 1e-9, 1e-9)
+    house = House(num_banks=200, rates=rates, config=SchedulerConfig(step_s=0.025))
+    first, second, _ = (house.add(range(n, n + 136)) for n in (0, 1000, 2000))
+    # 25 ms are 62 tokens, of which whole tiles are taken.
+    assert spans(house.step()) == [(first.id, 0, 136), (second.id, 0, 48)]
+    assert first.has_first_token
+    assert not second.has_first_token
+
+
+def test_short_prompts_that_arrive_together_share_a_step() -> None:
+    house = House(num_banks=200, rates=StepRates(0.003, 0.0004, 1e-9, 1e-9))
+    sequences = [house.add(range(1000 * n, 1000 * n + 8)) for n in range(4)]
+    house.step()
+    assert all(s.has_first_token for s in sequences)
+
+
 def test_a_prompt_beside_a_stream_takes_steps_within_the_limit() -> None:
     house = House(num_banks=200)
     house.stream()
@@ -209,7 +226,8 @@ def test_beside_many_streams_a_prompt_gets_as_much_time_as_they_take() -> None:
     house = House(num_banks=400, rates=rates, config=SchedulerConfig(step_s=0.025))
     for i in range(24):
         house.add([i], max_new=100)
-    house.step()
+    while len(house.streams()) < 24:
+        house.step()
     s = house.add(range(1000, 1500))
     plan = house.step()
     assert len(plan.spans) == 25

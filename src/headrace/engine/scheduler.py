@@ -50,7 +50,8 @@ class SchedulerConfig:
     more than `_MAJORITY` steps. Else those that arrive together would wait, on a slow machine,
     until the ones before them have said all."""
     idle_step_s: float = 0.250
-    """How long a step may take while no stream waits; cancellations and arrivals do."""
+    """How long a step may take while no stream waits; cancellations and arrivals do. Once a prompt
+    is complete in it, the prompts behind that one get no more than `step_s`."""
 
     def __post_init__(self) -> None:
         if self.max_running < 1:
@@ -293,6 +294,9 @@ class Scheduler:
             if n:
                 self._take(draft, sequence, n)
             left_s -= self.cost.price(n, position)
+            if n == wanted and sequence.grows:
+                # Its first token now waits for whoever joins, as a stream's next one would.
+                left_s = min(left_s, config.step_s)
             left -= n
             least = 0
             if n < wanted or left < CHUNK or self.cost.num_tokens_within(left_s, 0) < CHUNK:
