@@ -29,7 +29,7 @@ from typing import Any
 import click
 
 from headrace.bench.serve.process import HOST, ServerProcess, free_port, headrace_command
-from headrace.commands.bench import told_plainly
+from headrace.commands.telling import told_plainly
 from headrace.errors import BenchError
 
 DATABASE = "chaos.db"

@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from headrace.bench import opening
-from headrace.commands.bench import told_plainly
+from headrace.commands.telling import told_plainly
 from headrace.engine.engine import Engine
 from headrace.engine.request import Request
 from headrace.engine.stream import Generation

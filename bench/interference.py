@@ -25,7 +25,7 @@ from headrace.bench import machine, opening, worker
 from headrace.bench.figures import decode, measure, median_ratio, percentile
 from headrace.bench.remote import SETTLE_S, Worker
 from headrace.bench.whole import Arrivals, EngineRunner
-from headrace.commands.bench import told_plainly
+from headrace.commands.telling import told_plainly
 
 NUM_STREAMS = 3
 NUM_LONG = 2048

@@ -18,7 +18,8 @@ import make_model
 from headrace.bench import opening, peers, report, run
 from headrace.bench.compare import Result
 from headrace.bench.figures import decode, prefill
-from headrace.commands.bench import print_about, say, showing, told_plainly
+from headrace.commands.bench import print_about, say, showing
+from headrace.commands.telling import told_plainly
 
 SHAPES = (decode(1), prefill(512), prefill(2048))
 PEER = "llama.cpp"

@@ -25,7 +25,7 @@ from typing import Any
 import click
 
 from headrace.bench import opening
-from headrace.commands.bench import told_plainly
+from headrace.commands.telling import told_plainly
 from headrace.engine.engine import Engine, EngineConfig
 from headrace.engine.parking.parking import ParkingConfig
 from headrace.engine.request import Request

@@ -32,7 +32,7 @@ from headrace.bench.serve.client import Server
 from headrace.bench.serve.load import Asker, Closed, Load, Plan, run
 from headrace.bench.serve.process import HOST, ServerProcess, free_port, headrace_command
 from headrace.bench.serve.workloads import WORKLOADS
-from headrace.commands.bench import told_plainly
+from headrace.commands.telling import told_plainly
 from headrace.engine.engine import Engine
 from headrace.engine.request import Request
 from headrace.errors import BenchError

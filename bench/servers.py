@@ -36,7 +36,8 @@ from headrace.bench.serve.asking import FULL_LENGTH, OverHTTP, first_model
 from headrace.bench.serve.client import Server
 from headrace.bench.serve.load import Load, run
 from headrace.bench.serve.process import ServerProcess, free_port, headrace_command
-from headrace.commands.bench import showing, told_plainly
+from headrace.commands.bench import showing
+from headrace.commands.telling import told_plainly
 from headrace.errors import BenchError
 
 OURS, ALONE, SAME, Q4_0 = "headrace serve", "engine alone", "llama-server", "llama-server Q4_0"

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.bench import opening
-from headrace.commands.bench import told_plainly
+from headrace.commands.telling import told_plainly
 from headrace.engine.shifting import Kept, moves
 from headrace.model import gguf, native
 from headrace.model.interface import Move, Span

@@ -19,7 +19,7 @@ import click
 
 from headrace.bench import opening, worker
 from headrace.bench.remote import Worker
-from headrace.commands.bench import told_plainly
+from headrace.commands.telling import told_plainly
 from headrace.model import gguf
 
 READY_BAR_S = 1.0

@@ -101,6 +101,7 @@ def test_another_file_than_the_one_here(folder: Path) -> None:
     ("text", "told"),
     [
         ("prot = 1", "there is no setting `prot`; did you mean `port`?"),
+        ("[server]\nport = 1", "settings stand outside of tables; take them out of `[server]`"),
         ("port = [1]", "`port` must be a whole number from 0 to 65535, not [1]"),
         ("port = true", "`port` must be a whole number"),
         ("strict = 1", "`strict` must be true or false, not 1"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headrace.engine.shared import generate
     from headrace.engine.stream import Generation, Stream
     from headrace.errors import HeadraceError
-    from headrace.events import Delta, Failed, Finished, Started
+    from headrace.events import Delta, Failed, Finished, Started, ToolCall
 
 __version__ = "0.1.0"
 
@@ -36,6 +36,7 @@ __all__ = [
     "Request",
     "Started",
     "Stream",
+    "ToolCall",
     "__version__",
     "generate",
 ]
@@ -51,6 +52,7 @@ _HOMES = {
     "Request": "headrace.engine.request",
     "Started": "headrace.events",
     "Stream": "headrace.engine.stream",
+    "ToolCall": "headrace.events",
     "generate": "headrace.engine.shared",
 }
 

@@ -644,7 +644,8 @@ class Setting:
         try:
             return self.kind.read(given)
         except (ValueError, TypeError, OverflowError):
-            shown = repr(given)
+            # Flags that can be repeated come as tuples, which nobody wrote.
+            shown = ", ".join(map(repr, given)) if isinstance(given, tuple) else repr(given)
             shown = shown if len(shown) <= 60 else shown[:57] + "…"
             place = f"{source}: " if source else ""
             raise SettingsError(
@@ -723,6 +724,11 @@ def _from_file(path: Path | None) -> dict[str, Any]:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise SettingsError(f"{path}: {error}") from error
+    for name, value in given.items():
+        if isinstance(value, dict) and name not in _BY_NAME:
+            raise SettingsError(
+                f"{path}: settings stand outside of tables; take them out of `[{name}]`", param=name
+            )
     return {name: _known(name, str(path)).read(given[name], str(path)) for name in given}
 
 

@@ -47,7 +47,7 @@ def test_pull_tells_errors_in_one_line_without_a_traceback(home: Path) -> None:
     result = CliRunner().invoke(pull, ["smolm2-135m-instruct"])
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: no model is called 'smolm2-135m-instruct'. Did you")
+    assert result.stderr.startswith("headrace: no model is called 'smolm2-135m-instruct'. Did you")
     assert result.stderr.count("\n") == 1
 
 

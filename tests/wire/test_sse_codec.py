@@ -9,7 +9,6 @@ from headrace.wire.sse import (
     PING,
     EventDecoder,
     ServerSentEvent,
-    comment,
     frame,
     json_frame,
     retry,
@@ -32,7 +31,7 @@ def test_frames() -> None:
     assert frame(b"a\nb", event="x", event_id="7") == b"event: x\nid: 7\ndata: a\ndata: b\n\n"
     assert json_frame({"a": "<"}, "error") == b'event: error\ndata: {"a":"\\u003c"}\n\n'
     assert frame(b"[DONE]") == DONE
-    assert comment("ping") == PING == b": ping\n"
+    assert PING == b": ping\n"
     assert retry(1.5) == b"retry: 1500\n"
 
 
@@ -42,8 +41,6 @@ def test_names_are_one_line(name: str) -> None:
         frame(b"", event=name)
     with pytest.raises(ValueError, match="one line"):
         frame(b"", event_id=name)
-    with pytest.raises(ValueError, match="one line"):
-        comment(name)
 
 
 @given(st.lists(st.tuples(LINES, NAME, NAME), max_size=4), st.data())

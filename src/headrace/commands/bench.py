@@ -16,7 +16,7 @@ from headrace.bench.compare import Progress
 from headrace.bench.figures import Figure
 from headrace.commands.bench_context import context
 from headrace.commands.bench_serve import serve
-from headrace.errors import HeadraceError
+from headrace.commands.telling import told_plainly
 
 _WIDE = 200
 BUSY_CORES = 0.2
@@ -154,15 +154,6 @@ def peers_command(
     print_about(console, found)
     console.print(report.peers_table(results, list(report.LEVELS), kinds, bars=bars))
     console.print(report.settings_table(results))
-
-
-@contextmanager
-def told_plainly() -> Iterator[None]:
-    """Errors raised on purpose end the command with their one sentence."""
-    try:
-        yield
-    except HeadraceError as error:
-        raise click.ClickException(error.message) from None
 
 
 def _shapes(quick: bool, only: Sequence[str]) -> tuple[Figure, ...]:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headrace.bench import machine, opening
 from headrace.bench.context import report
 from headrace.bench.context.run import STRATEGIES, Setup, run
-from headrace.errors import HeadraceError
+from headrace.commands.telling import told_plainly
 
 _WIDE = 200
 QUICK_TURNS, QUICK_WINDOW = 16, 384
@@ -57,7 +57,7 @@ def context(
       headrace bench context --quick
       headrace bench context --only summary --only full --turns 100 --json
     """
-    try:
+    with told_plainly():
         setup = Setup(
             model=opening.model_path(model),
             threads=threads,
@@ -68,8 +68,6 @@ def context(
         )
         with _showing(setup.num_steps) as step:
             plays, long = run(setup, step)
-    except HeadraceError as error:
-        raise click.ClickException(error.message) from None
     rows = [report.row(played) for played in plays]
     bars = report.bars(plays, long, setup.window)
     if as_json:

@@ -37,10 +37,10 @@ def generate(
     \b
     Examples:
       headrace generate "Why is the sky blue?"
-      headrace generate --system "Answer in French." --stats "Why is the sky blue?"
-      headrace generate --temperature 0.8 --top-p 0.95 --seed 7 "A story about a mill"
+      headrace generate --system "Answer in French." --stats "Why is it blue?"
+      headrace generate --temperature 0.8 --top-p 0.95 --seed 7 "A story"
       headrace generate --raw --stop $'\\n' "The three primary colours are"
-      git diff | headrace generate - --system "Write a commit message." --max-tokens 80
+      git diff | headrace generate - --system "Write a commit message."
     """
     text = _read_stdin() if prompt == "-" else prompt
     request = _request(text, system, raw, settings)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from rich.text import Text
 
 from headrace import settings
 from headrace.commands.progress import showing
+from headrace.commands.telling import told_plainly
 from headrace.errors import HeadraceError
 from headrace.model import catalogue, store
 from headrace.model.embedding import folder
@@ -61,7 +60,7 @@ def pull(wanted: str, sha256: str | None, save_as: str | None, force: bool) -> N
     embedding model is several, in a folder.
     """
     try:
-        with _told_plainly(), showing(_title(wanted)) as report:
+        with told_plainly(), showing(_title(wanted)) as report:
             pulled = pull_model(wanted, sha256=sha256, save_as=save_as, force=force, report=report)
     except KeyboardInterrupt:
         click.echo(
@@ -87,7 +86,7 @@ def models(as_json: bool, remove: str | None) -> None:
       headrace models --json
       headrace models --remove smollm2-135m-instruct
     """
-    with _told_plainly():
+    with told_plainly():
         if remove is not None:
             click.echo(f"Removed {folder.remove(remove) or store.remove(remove)}")
             return
@@ -229,15 +228,6 @@ def _table(rows: list[_Row]) -> Table:
             Text(row.state, style=styles[row.state]),
         )
     return table
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """An error that was raised on purpose is one for the reader, without a traceback."""
-    try:
-        yield
-    except HeadraceError as error:
-        raise click.ClickException(error.message) from error
 
 
 def _title(wanted: str) -> str:

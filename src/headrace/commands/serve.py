@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from headrace import __version__
+from headrace.commands.telling import WrongUsage
 from headrace.errors import HeadraceError, InvalidRequest, SettingsError
 from headrace.settings import SETTINGS, ServerSettings, Setting, server_settings
 
@@ -47,15 +48,6 @@ class _Grouped(click.Command):
         for heading in (*dict.fromkeys(_GROUPS.values()), "Options"):
             with formatter.section(heading):
                 formatter.write_dl(sections[heading])
-
-
-class _WrongSettings(click.ClickException):
-    """Wrong usage, wherever it was written."""
-
-    exit_code = 2
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"headrace: {self.message}", file=file, err=file is None)
 
 
 def _setting_options(command: _F) -> _F:
@@ -100,12 +92,12 @@ def serve(config: Path | None, check: bool, no_aliases: bool, **given: Any) -> N
     Examples:
       headrace serve
       headrace serve --port 9000 --model my.gguf --alias 'gpt-4o=my'
-      headrace serve --alias '*=smollm2-135m-instruct'    any model name will do
+      headrace serve --alias '*=smollm2-135m-instruct'  any model name will do
       headrace serve --alias 'text-embedding-3-small=all-minilm-l6-v2'
-      headrace serve --limits groq-free                   429 as on Groq's free tier
-      headrace serve --engine fake --fake-text "Hello."   for tests, without a model
+      headrace serve --limits groq-free                 429 as on Groq's free tier
+      headrace serve --engine fake --fake-text "Hi."    for tests, without a model
       headrace keys create me && headrace serve --host 0.0.0.0
-      headrace serve --check                              0 if all is well, else 2
+      headrace serve --check                            0 if all is well, else 2
 
     Each setting may also stand in headrace.toml (`port = 9000`) or in the environment
     (HEADRACE_PORT=9000); flags come first, then the environment, then the file.
@@ -116,7 +108,7 @@ def serve(config: Path | None, check: bool, no_aliases: bool, **given: Any) -> N
         settings = server_settings(_flags(given, no_aliases), config=config)
         serving = _prepared(settings)
     except (SettingsError, InvalidRequest) as error:
-        raise _WrongSettings(error.message) from error
+        raise WrongUsage(error.message) from error
     if check:
         _tell_check(serving)
         return

@@ -31,11 +31,6 @@ def json_frame(value: JSON, event: str | None = None) -> bytes:
     return frame(compact(value), event=event)
 
 
-def comment(text: str) -> bytes:
-    """A line that clients skip."""
-    return b": " + _one_line(text) + b"\n"
-
-
 def retry(delay_s: float) -> bytes:
     """Tells the client how long to wait before it connects again; a line of the event that comes
     next."""
