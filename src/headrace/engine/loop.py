@@ -41,6 +41,8 @@ _WARM_POSITIONS = 4096
 _WARM_BANKS = 2
 """A virtual machine may take milliseconds for a page it has never used; so few at a time, because
 somebody may come meanwhile."""
+_CALM_S = 0.03
+"""Whoever asks again at once does not wait for such a page, while there are enough."""
 
 _PATIENCE = 100
 """Steps in a row without a plan, while there is work, that are taken for a fault."""
@@ -78,8 +80,7 @@ class EngineLoop:
         try:
             while True:
                 if not self._scheduler.has_work:
-                    self._warm_up()
-                    self._inbox.wait(self._parking.pause_s(self._clock()))
+                    self._rest()
                 elif self._waits_for_banks:
                     self._inbox.wait()
                 if self._inbox.is_closed:
@@ -115,14 +116,19 @@ class EngineLoop:
         for sequence in self._parking.step(scheduler, now, is_busy=is_busy):
             self._choices.start(sequence)
 
-    def _warm_up(self) -> None:
-        """Nobody waits now: have memory in place for the banks that will be used next."""
+    def _rest(self) -> None:
+        """Nobody waits now: have memory in place for the banks that will be used next, and sleep
+        until there is something to do."""
         kv, inbox = self._scheduler.kv, self._inbox
-        wanted = min(kv.num_banks, kv.num_ever_used + _WARM_POSITIONS // kv.bank_size)
+        enough = _WARM_POSITIONS // kv.bank_size
         self._num_warm = max(self._num_warm, kv.num_ever_used)
+        if self._num_warm - kv.num_ever_used >= enough // 8:
+            inbox.wait(_CALM_S)
+        wanted = min(kv.num_banks, kv.num_ever_used + enough)
         while self._num_warm < wanted and not inbox.has_commands and not inbox.is_closed:
             self._model.touch(self._num_warm, _WARM_BANKS)
             self._num_warm += _WARM_BANKS
+        inbox.wait(self._parking.pause_s(self._clock()))
 
     @property
     def has_work(self) -> bool:
