@@ -107,6 +107,32 @@ def test_a_parser_has_the_last_word() -> None:
     asyncio.run(play())
 
 
+class Reticent:
+    """Holds all back until the end."""
+
+    num_reasoning_tokens = 0
+
+    def __init__(self) -> None:
+        self._heard: list[Delta] = []
+
+    def push(self, delta: Delta) -> Sequence[Delta | ToolCall]:
+        self._heard.append(delta)
+        return []
+
+    def finish(self, reason: FinishReason) -> tuple[Sequence[Delta | ToolCall], FinishReason]:
+        return self._heard, reason
+
+
+def test_choices_that_end_together_end_each_by_themselves() -> None:
+    async def play() -> None:
+        runner = Runner(saying_engine("hello"))
+        pump = runner.pump(Request(prompt="a", n=3), parser=lambda choice: Reticent())
+        choices = fold(await runner.finish(pump))
+        assert [(choice.text, choice.reason) for choice in choices] == [("hello", "stop")] * 3
+
+    asyncio.run(play())
+
+
 def test_an_answer_that_its_parser_rejects_fails() -> None:
     async def play() -> None:
         runner = Runner(saying_engine("hello"))

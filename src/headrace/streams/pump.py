@@ -216,7 +216,9 @@ class Pump:
                 _log.exception("a choice could not be read")
                 failure = GenerationFailed(f"internal error: {error!r}")
                 said.append(self.tally.failure(event.choice, failure))
-            if said and isinstance(said[-1], (Finished, Failed)):
+            # What was said last may be another choice's end: a parser may hold all of this back.
+            last = said[-1] if said else None
+            if isinstance(last, (Finished, Failed)) and last.choice == event.choice:
                 over.add(event.choice)
         self._say(said, taken_by)
 
