@@ -37,6 +37,7 @@ _LIMITS = LLParserLimits(
     initial_lexer_fuel=1_000_000,  # about 20 ms
     step_lexer_fuel=100_000,  # about 7 ms a mask
     step_max_items=50_000,  # about 2.5 ms a mask
+    max_items_in_row=50_000,  # objects of thousands of optional properties
     max_lexer_states=20_000,  # about 30 MB
     max_grammar_size=200_000,
     precompute_large_lexemes=False,
@@ -45,7 +46,7 @@ _LIMITS = LLParserLimits(
 
 
 class GrammarCompiler:
-    """One model's grammars; the latest are kept."""
+    """One model's grammars; the latest are kept, by what they say and whose field they are."""
 
     def __init__(self, vocabulary: Vocabulary, max_s: float = MAX_SECONDS) -> None:
         """`max_s`: the longest that anybody waits for a grammar."""
@@ -53,7 +54,7 @@ class GrammarCompiler:
         self._max_s = max_s
         self._turn = threading.Semaphore()
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, CompiledGrammar] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], CompiledGrammar] = OrderedDict()
 
     def warm_up(self) -> None:
         """Make the vocabulary, so that the first grammar does not wait for it."""
@@ -64,23 +65,23 @@ class GrammarCompiler:
         `param`, where they cannot be followed, or not at a sane price; `Unavailable` where another
         grammar is being compiled and does not come to an end."""
         with self._lock:
-            known = self._kept.get(rules)
+            known = self._kept.get((rules, param))
             if known is not None:
-                self._kept.move_to_end(rules)
+                self._kept.move_to_end((rules, param))
                 return known
         if len(rules) > MAX_CHARS:
             raise InvalidRequest(
                 f"`{param}` is too large; its schemas may have {MAX_CHARS:,} characters in all",
                 param=param,
             )
-        made = CompiledGrammar(self._vocabulary, self._matcher(rules, param))
-        self._keep(rules, made)
+        made = CompiledGrammar(self._vocabulary, self._matcher(rules, param), param)
+        self._keep(rules, made, param)
         return made
 
-    def _keep(self, rules: str, made: CompiledGrammar) -> None:
+    def _keep(self, rules: str, made: CompiledGrammar, param: str) -> None:
         with self._lock:
-            self._kept[rules] = made
-            while len(self._kept) > 1 and sum(map(len, self._kept)) > _MAX_KEPT_CHARS:
+            self._kept[rules, param] = made
+            while len(self._kept) > 1 and sum(len(r) for r, _ in self._kept) > _MAX_KEPT_CHARS:
                 self._kept.popitem(last=False)
 
     def _matcher(self, rules: str, param: str) -> LLMatcher:
