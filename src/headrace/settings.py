@@ -166,12 +166,20 @@ def _switch() -> Kind:
     return Kind("true or false", "", read, "switch")
 
 
-def _many(metavar: str, allowed: str) -> Kind:
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+/?", re.IGNORECASE)
+_HOST = re.compile(r"[^/?#@\s]+")
+
+
+def _many(metavar: str, allowed: str, form: re.Pattern[str] | None = None) -> Kind:
+    """`form`: what each must look like."""
+
     def read(given: Any) -> tuple[str, ...]:
         items = [item.strip() for item in given.split(",")] if isinstance(given, str) else given
         if not isinstance(items, (list, tuple)):
             raise ValueError
         if not all(isinstance(item, str) and item for item in items):
+            raise ValueError
+        if form is not None and not all(map(form.fullmatch, items)):
             raise ValueError
         return tuple(items)
 
@@ -405,12 +413,13 @@ class ServerSettings:
         _ACCESS,
         False,
         _switch(),
-        "Listen beyond this machine without any key. Whoever reaches the port can use it.",
+        "Listen beyond this machine without any key. Whoever reaches the port can use it, but for "
+        "foreign web pages.",
     )
     cors_origins: tuple[str, ...] = _setting(
         _ACCESS,
         (),
-        _many("ORIGIN", "origins like https://app.example.com, or *"),
+        _many("ORIGIN", "origins like https://app.example.com, or *", _ORIGIN),
         "A web page's origin that may call the server from a browser.",
         "--cors-origin",
         shown="none",
@@ -418,7 +427,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = _setting(
         _ACCESS,
         (),
-        _many("HOST", "host names"),
+        _many("HOST", "host names, or *", _HOST),
         "A further `Host` that requests may name, for a server behind a name of its own.",
         "--allowed-host",
         shown="those of the address listened on",

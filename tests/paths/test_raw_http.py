@@ -94,11 +94,13 @@ def test_a_body_that_is_too_long_is_read_to_its_end_and_forgotten(client: Client
         assert streamed_text(client.read_answer()[1]) == TEXT
 
 
-def test_an_older_client_is_answered_and_let_go(client: Client) -> None:
-    client.socket.sendall(POST.replace(b"1.1", b"1.0") + LENGTH + b"\r\n" + ASK)
-    answer = everything(client)
-    assert b"connection: close" in answer.lower()
-    assert b"data: [DONE]" in answer
+def test_an_older_client_gets_no_chunks(client: Client) -> None:
+    client.socket.sendall(POST.replace(b"HTTP/1.1", b"HTTP/1.0") + LENGTH + b"\r\n" + ASK)
+    head, _, body = everything(client).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    assert body.startswith(b"data: ") and body.endswith(b"data: [DONE]\n\n")
+    assert streamed_text(body) == TEXT
 
 
 def test_head_has_no_body(client: Client) -> None:

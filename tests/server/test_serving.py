@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,43 @@ def test_settings_that_make_no_sense(settings: dict[str, object]) -> None:
         Door(**settings)
 
 
+EVIL = {"origin": "http://evil.com"}
+
+
+async def status_of(door: Door, headers: dict[str, str]) -> int:
+    return (await door.answer(door.call("GET", "/v1/models", headers=headers))).status
+
+
 def test_who_may_be_reached_by_web_pages(tmp_path: Path) -> None:
-    keys = KeyStore(tmp_path / "keys.json")
-    door = Door(keys=keys)
-    assert door.serving.is_open_to_all
-    assert not Door(insecure=True).serving.is_open_to_all
-    keys.create("me")
-    assert not door.serving.is_open_to_all
+    async def play() -> None:
+        keys = KeyStore(tmp_path / "keys.json")
+        door = Door(keys=keys)
+        assert await status_of(door, EVIL) == 403
+        _, secret = keys.create("me")
+        assert await status_of(door, {**EVIL, "authorization": f"Bearer {secret}"}) == 200
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("host", "headers", "status"),
+    [
+        ("0.0.0.0", {"host": "box.lan:8000"}, 200),
+        ("0.0.0.0", {"host": "box.lan:8000", "origin": "http://box.lan:8000"}, 200),
+        ("0.0.0.0", {"host": "box.lan:8000", "origin": "http://box.lan:9000"}, 403),
+        ("0.0.0.0", {"host": "box.lan:8000", **EVIL}, 403),
+        ("127.0.0.1", {"host": "box.lan:8000"}, 403),
+        ("127.0.0.1", {"host": "localhost:8000", **EVIL}, 403),
+    ],
+)
+def test_an_insecure_server_keeps_foreign_pages_away(
+    host: str, headers: dict[str, str], status: int
+) -> None:
+    async def play() -> None:
+        door = Door(insecure=True, host=host)
+        assert await status_of(door, headers) == status
+
+    asyncio.run(play())
 
 
 def test_metrics_tell_of_what_is_open_and_what_was_asked() -> None:

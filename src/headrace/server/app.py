@@ -21,7 +21,7 @@ from headrace.server.completions import CompletionForm
 from headrace.server.cors import CORS
 from headrace.server.embeddings import embed
 from headrace.server.exchange import Exchanges, exchange_of
-from headrace.server.guard import Guard, refuse
+from headrace.server.guard import ANY, Guard, refuse
 from headrace.server.paths import PREFIXES, NormalPaths
 from headrace.server.respond import ReadForm, respond
 from headrace.server.responses import ResponsesForm
@@ -124,8 +124,9 @@ def _middleware(serving: Serving) -> list[Callable[[ASGIApp], ASGIApp]]:
         Refusals,
         lambda app: Guard(
             app,
-            is_open=lambda: serving.is_open_to_all,
-            hosts=settings.allowed_hosts,
+            # Anybody who reaches the server may use it, so web pages must be kept away.
+            is_open=lambda: serving.access.is_open,
+            hosts=(ANY,) if serving.has_many_names else settings.allowed_hosts,
             origins=settings.cors_origins,
         ),
     ]

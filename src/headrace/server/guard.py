@@ -33,7 +33,8 @@ class Guard:
     """Middleware: 403 for a foreign host or page, while `is_open()`.
 
     `hosts` are further names of this server, with any port; `origins` those of pages that may call
-    it, as browsers write them (`https://app.example.com`). `*` allows all.
+    it, as browsers write them (`https://app.example.com`). `*` allows all, hosts as well as pages;
+    where any host will do, pages of the very host that is asked are welcome.
     """
 
     def __init__(
@@ -60,13 +61,17 @@ class Guard:
             await refuse(scope, send, error)
 
     def _problem(self, scope: Scope) -> Forbidden | None:
+        asked = b""
         for name, value in scope["headers"]:
+            if name == b"host":
+                asked = value.lower()
             if name == b"host" and not self._is_ours(value.decode("latin-1")):
                 return Forbidden(
                     f"the host `{_shown(value)}` is not this server; use its address, or name the "
                     "host with --allowed-host."
                 )
-            if name == b"origin" and not self._is_welcome(value.decode("latin-1")):
+        for name, value in scope["headers"]:
+            if name == b"origin" and not self._is_welcome(value.decode("latin-1"), asked):
                 return Forbidden(
                     f"the web page `{_shown(value)}` may not use this server; allow it with "
                     "--cors-origin."
@@ -74,17 +79,25 @@ class Guard:
         return None
 
     def _is_ours(self, host: str) -> bool:
-        name = _without_port(host).lower()
-        return ANY in self._hosts or name in self._hosts or is_loopback(name)
+        return ANY in self._hosts or self._is_named(host)
 
-    def _is_welcome(self, origin: str) -> bool:
+    def _is_named(self, host: str) -> bool:
+        name = _without_port(host).lower()
+        return name in self._hosts or is_loopback(name)
+
+    def _is_welcome(self, origin: str, asked: bytes) -> bool:
+        """`asked` is the request's own host."""
         if ANY in self._origins or origin.lower() in self._origins:
             return True
         try:
-            host = urlsplit(origin).hostname
+            parts = urlsplit(origin)
         except ValueError:
             return False
-        return host is not None and self._is_ours(f"[{host}]" if ":" in host else host)
+        host = parts.hostname
+        if host is None:
+            return False
+        is_same = bool(asked) and parts.netloc.lower().encode("latin-1") == asked
+        return is_same or self._is_named(f"[{host}]" if ":" in host else host)
 
 
 async def refuse(scope: Scope, send: Send, error: HeadraceError) -> None:

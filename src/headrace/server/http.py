@@ -8,13 +8,14 @@ Thread: the event loop. Next: `app.py`.
 - Who leaves is seen to leave also by the request that is being answered while others, sent ahead,
   wait behind it.
 - A wish for another protocol that is not granted is left aside: the request is answered over HTTP.
+- Clients of HTTP/1.0, which knows no chunks, get none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -24,11 +25,32 @@ from headrace.server.express import EXTENSION
 from headrace.server.write_timeout import WriteTimeout
 from headrace.wire.error_body import error_body
 
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
+
 MAX_AHEAD = 16
 """Requests that a client may send before the first is answered and still be listened to: whoever is
 not, is not seen to leave."""
 MAX_HEAD_BYTES = 65_536
 """Of a request's line and headers, beside what one read of the socket brings."""
+
+
+class _UnframedCycle(RequestResponseCycle):
+    """An answer of unknown length goes on until the connection ends, as it does after each answer
+    to HTTP/1.0."""
+
+    _is_unframed = False
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", ())}
+            self._is_unframed = b"content-length" not in names
+            if self._is_unframed:
+                self.chunked_encoding = False
+        elif message["type"] == "http.response.body" and self._is_unframed:
+            # As much as comes: else the parent class misses what was never promised.
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
 
 
 class HTTPConnection(WriteTimeout, HttpToolsProtocol):
@@ -117,6 +139,9 @@ class HTTPConnection(WriteTimeout, HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
+        if cycle.scope["http_version"] == "1.0":
+            # uvicorn makes the cycle where it reads the head, and asks nobody of what kind.
+            cycle.__class__ = _UnframedCycle
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:

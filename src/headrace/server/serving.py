@@ -20,7 +20,7 @@ from headrace.model.embedder import Embedder
 from headrace.observe.logs import RequestLog
 from headrace.observe.metrics import Metrics
 from headrace.observe.observer import LimitHit, Observer, Observers
-from headrace.server.access import Access
+from headrace.server.access import Access, is_loopback
 from headrace.server.contexts import Contexts
 from headrace.server.durable import FOLDER, SPILLED, Durable
 from headrace.server.embedders import EmbedderNames, Embedders, embedder_names, opener
@@ -130,9 +130,9 @@ class Serving:
         return any(model.engine.stats().num_running for model in self.registry.served)
 
     @property
-    def is_open_to_all(self) -> bool:
-        """Anybody who reaches the server may use it, so web pages must be kept away."""
-        return self.access.is_open and not self.settings.insecure
+    def has_many_names(self) -> bool:
+        """Open to the network: nobody knows by which names it is reached."""
+        return self.settings.insecure and not is_loopback(self.settings.host)
 
     def render_metrics(self, accept: str) -> tuple[bytes, str]:
         return self._metrics.render(accept)
