@@ -90,6 +90,11 @@ HOSTILE: dict[str, Any] = {
 }
 
 
+def test_why_a_pattern_cannot_be_followed_is_told() -> None:
+    with pytest.raises(InvalidRequest, match="look-around"):
+        COMPILER.compile(Rules(form=GENERIC, json=JSONRule(pattern("^(?=a)b$"))).text, "schema")
+
+
 @pytest.mark.timeout(20)
 def test_an_object_may_have_thousands_of_optional_properties() -> None:
     follow({"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(3000)}}, 10)

@@ -248,6 +248,7 @@ def test_a_page_may_read_our_headers() -> None:
         "x-headrace-ignored",
         "x-headrace-stream",
         "x-headrace-stream-token",
+        "x-headrace-conversation-id",
         "idempotent-replayed",
     }
     assert "access-control-allow-credentials" not in told

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from headrace.server.negotiation import wants_stream
+from headrace.testing.asgi import Call
 from headrace.wire.ask import Ask
 from support.asgi import CHAT, RESPONSES, Door, run
 from support.bodies import chat_body
@@ -15,8 +18,10 @@ NAMES_IT = [
     "application/json, text/event-stream",
     "text/event-stream;q=0.9, */*;q=0.1",
     " text/event-stream ; charset=utf-8",
+    "application/json,text/event-stream;q=0.001",
 ]
 DOES_NOT = ["", "*/*", "text/*", "application/json", "text/event-streams", "x-text/event-stream"]
+DOES_NOT += ["text/event-stream;q=0", "text/event-stream; q=0.000, application/json"]
 
 
 @pytest.mark.parametrize("by_default", [False, True])
@@ -52,5 +57,17 @@ def test_through_the_door(stream: object, accept: str | None, by_default: bool) 
             kind = "text/event-stream" if is_streamed else "application/json"
             assert (call.status, call.header("content-type")) == (200, kind)
             assert door.ended[-1].is_streamed is is_streamed
+
+    run(play)
+
+
+def test_a_header_on_two_lines_is_one() -> None:
+    async def play() -> None:
+        door = Door()
+        body = json.dumps(chat_body(model="fake")).encode()
+        lines = [("accept", "application/json"), ("accept", "text/event-stream")]
+        call = Call(door.app, "POST", CHAT, body, [("host", "localhost"), *lines])
+        await door.answer(call)
+        assert call.header("content-type") == "text/event-stream"
 
     run(play)

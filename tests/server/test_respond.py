@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from headrace.events import Started
 from headrace.model.answer.formats import THINK_MARKERS
+from headrace.server.chat import ChatForm
 from headrace.server.exchange import header_value
 from headrace.testing import END_ID, FakeModel, FaultyModel, ManualEngine, saying
 from headrace.testing.asgi import Call
+from headrace.wire.ask import Stamp
+from headrace.wire.body import BodyLimits
 from headrace.wire.chat_answer import ChatStream
 from support.asgi import (
     CHAT,
@@ -167,6 +171,23 @@ def test_several_prompts_with_several_choices_and_their_echoes() -> None:
     run(play)
 
 
+def test_offsets_of_log_probabilities_point_into_the_text_echo_included() -> None:
+    async def play() -> None:
+        door = Door(engine_saying("hey"))
+        asked = completion(prompt=["one", "three"], echo=True, logprobs=0)
+        whole = await door.answer(door.post(COMPLETIONS, asked))
+        choices = json.loads(whole.body)["choices"]
+        assert [c["logprobs"]["text_offset"] for c in choices] == [[3, 4, 5], [5, 6, 7]]
+        call = await door.answer(door.post(COMPLETIONS, {**asked, "stream": True}))
+        offsets: dict[int, list[int]] = {0: [], 1: []}
+        for frame in frames(call.body)[:-1]:
+            for choice in json.loads(frame.data)["choices"]:
+                offsets[choice["index"]] += (choice["logprobs"] or {}).get("text_offset", [])
+        assert list(offsets.values()) == [[3, 4, 5], [5, 6, 7]]
+
+    run(play)
+
+
 def test_prompts_given_as_tokens() -> None:
     async def play() -> None:
         door = Door(engine_saying("!"))
@@ -176,7 +197,8 @@ def test_prompts_given_as_tokens() -> None:
         assert [c["text"] for c in answer["choices"]] == ["!", "!"]
         assert answer["usage"]["prompt_tokens"] == 3
         call = await door.answer(door.post(COMPLETIONS, completion(prompt=[10**6])))
-        assert call.status == 400
+        assert (call.status, error(call)["param"]) == (400, "prompt")
+        assert "`prompt` must be whole numbers from 0" in error(call)["message"]
 
     run(play)
 
@@ -444,6 +466,77 @@ def test_effort_is_ignored_by_a_model_without_thoughts(
         question = {"model": "fake", "input": "x"} if path == RESPONSES else chat_body(model="fake")
         call = await door.answer(door.post(path, {**question, **asked}))
         assert (call.status, call.header("x-headrace-ignored")) == (200, ignored)
+
+    run(play)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "b", "reasoning": "r"},
+                    {"role": "user", "content": "c"},
+                ]
+            },
+            "messages[1].reasoning",
+        ),
+    ],
+)
+def test_strict_lets_nobody_ask_for_thoughts_that_are_not_had(
+    fields: dict[str, Any], param: str
+) -> None:
+    async def play() -> None:
+        for strict, status in ((True, 400), (False, 200)):
+            door = Door(strict=strict)
+            call = await door.answer(door.post(CHAT, {**chat_body(model="fake"), **fields}))
+            assert call.status == status
+            if strict:
+                assert error(call)["param"] == param
+
+    run(play)
+
+
+@pytest.mark.parametrize(
+    ("tool_choice", "content"), [("required", None), ("auto", ""), ("none", "")]
+)
+def test_the_first_chunk_of_a_call_that_is_forced_has_no_content(
+    tool_choice: str, content: str | None
+) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    form = ChatForm(chat_body(tools=[tool], tool_choice=tool_choice), BodyLimits(), False)
+    stamp = Stamp(id="chatcmpl-1", request_id="req_1", created=1, model="m", fingerprint="fp_1")
+    first = frames(form.stream(stamp, 1, None).encode(Started("r", 0, 1, 1, 0)))[0]
+    delta = json.loads(first.data)["choices"][0]["delta"]
+    assert delta == {"role": "assistant", "content": content}
+
+
+def test_a_response_tells_its_times_where_they_are_asked_for() -> None:
+    async def play() -> None:
+        door = Door()
+        for headers in ({}, {"groq-beta": "inference-metrics"}):
+            asked = response(metadata={"a": "b"})
+            call = await door.answer(door.post(RESPONSES, asked, headers))
+            metadata = json.loads(call.body)["metadata"]
+            assert metadata.pop("a") == "b"
+            names = {"completion_time", "prompt_time", "queue_time", "total_time"}
+            assert set(metadata) == (names if headers else set())
+            assert all(float(value) >= 0 for value in metadata.values())
+
+    run(play)
+
+
+def test_a_server_that_drains_tells_the_limits(tmp_path: Path) -> None:
+    async def play() -> None:
+        (tmp_path / "limits.toml").write_text("[default]\nrpd = 5\n")
+        door = Door(limits=str(tmp_path / "limits.toml"))
+        door.serving.begin_drain()
+        call = await door.answer(door.post(CHAT, chat_body(model="fake")))
+        assert call.status == 503 and call.header("retry-after")
+        assert call.header("x-ratelimit-limit-requests") == "5"
 
     run(play)
 

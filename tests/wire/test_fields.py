@@ -76,7 +76,7 @@ WRONG: list[tuple[Kind, Any, str]] = [
     (Number(0, 2), float("nan"), "`f` must be a number from 0 to 2, not nan"),
     (Whole(1), 0, "`f` must be a whole number of at least 1, not 0"),
     (Whole(1), 1.5, "`f` must be a whole number of at least 1, not 1.5"),
-    (Whole(1), 1e300, "`f` must be a whole number of at least 1, not 1e+300"),
+    (Whole(1), 1e300, "`f` must be a whole number from 1 to 2147483647, not 1e+300"),
     (Whole(1), True, "`f` must be a whole number of at least 1, not true"),
     (Whole(0, 20), 21, "`f` must be a whole number from 0 to 20, not 21"),
     (Text(), ["x"], "`f` must be a string, not a list"),

@@ -157,7 +157,7 @@ def test_too_many_messages() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["image_url", "input_audio", "document", "file"])
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
 def test_other_media_are_refused_in_groqs_words(kind: str) -> None:
     message = {"role": "user", "content": [{"type": "text", "text": "what?"}, {"type": kind}]}
     for strict in (False, True):
@@ -165,6 +165,18 @@ def test_other_media_are_refused_in_groqs_words(kind: str) -> None:
             "messages[0].content must be a string",
             "messages[0].content",
         )
+
+
+def test_a_document_is_read_as_json() -> None:
+    document = {"data": {"a": 1, "b": "<ü>"}, "id": "d1"}
+    parts = [{"type": "document", "document": document}, {"type": "text", "text": "what?"}]
+    (message,) = read({"role": "user", "content": parts})
+    assert message["content"] == '{"data":{"a":1,"b":"<ü>"},"id":"d1"}\nwhat?'
+
+
+def test_a_document_without_data() -> None:
+    message = {"role": "user", "content": [{"type": "document", "document": {"id": "d"}}]}
+    assert refusal(message)[1] == "messages[0].content[0].document.data"
 
 
 STRICT = [

@@ -126,6 +126,7 @@ def test_its_examples_are_understood(path: str) -> None:
 AT_ODDS = {
     # What a schema cannot say: fields that need others, and names that are taken.
     *("tools", "tool_choice", "functions", "function_call", "best_of", "chat_template_kwargs"),
+    "documents",
 }
 
 

@@ -19,6 +19,7 @@ from headrace.bench.serve.client import Server
 from headrace.bench.serve.load import Arrivals, Closed, Load, Open, Outcome, Plan, run
 from headrace.bench.serve.report import Targets
 from headrace.bench.serve.workloads import WORKLOADS, Length, Workload
+from headrace.commands.options import ABOVE_0
 from headrace.errors import BenchError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -49,30 +50,28 @@ SHOW_EVERY_S = 0.5
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(0, min_open=True),
+    type=ABOVE_0,
     metavar="R",
     help="Open loop: R conversations a second begin at random (Poisson), whatever happens.",
 )
 @click.option("--requests", "-n", type=click.IntRange(1), metavar="N", help="Default: 100.")
 @click.option(
     "--duration",
-    type=click.FloatRange(0, min_open=True),
+    type=ABOVE_0,
     metavar="S",
     help="Send nothing after S seconds.",
 )
 @click.option("--warmup", type=click.IntRange(0), default=2, show_default=True, metavar="N")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=300.0, metavar="S")
+@click.option("--timeout", type=ABOVE_0, default=300.0, metavar="S")
 @click.option(
     "--ttft-target",
-    type=click.FloatRange(0, min_open=True),
+    type=ABOVE_0,
     default=100.0,
     show_default=True,
     metavar="MS",
     help="Goodput: the latest first token of a good answer.",
 )
-@click.option(
-    "--e2e-target", type=click.FloatRange(0, min_open=True), metavar="MS", help="Its end."
-)
+@click.option("--e2e-target", type=ABOVE_0, metavar="MS", help="Its end.")
 @click.option("--ignore-eos", is_flag=True, help="Full-length answers, where the server can.")
 @click.option("--extra", metavar="JSON", help="Further fields of every request's body.")
 @click.option("--seed", type=int, metavar="N", help="The same prompts again. Default: new ones.")

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+
+class _Finite(click.FloatRange):
+    """A number, and not one of those that are none or have no end."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+ABOVE_0 = _Finite(0, min_open=True)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

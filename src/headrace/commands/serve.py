@@ -19,7 +19,7 @@ import click
 
 from headrace import __version__
 from headrace.commands.telling import WrongUsage
-from headrace.errors import HeadraceError, InvalidRequest, SettingsError
+from headrace.errors import CannotListen, HeadraceError, InvalidRequest, SettingsError
 from headrace.settings import SETTINGS, ServerSettings, Setting, server_settings
 
 if TYPE_CHECKING:
@@ -154,8 +154,20 @@ def _problems(serving: Serving, *, of_all: bool) -> list[HeadraceError]:
     return problems + check_embedder(serving.embedders.names)
 
 
+def _unreachable(host: str) -> list[HeadraceError]:
+    """What keeps the server from listening there. The port may be in use: by the server whose
+    settings are being checked, as a rule."""
+    from headrace.server.run import close_all, listen
+
+    try:
+        close_all(listen(host, 0))
+    except CannotListen as error:
+        return [error]
+    return []
+
+
 def _tell_check(serving: Serving) -> None:
-    problems = _problems(serving, of_all=True)
+    problems = [*_problems(serving, of_all=True), *_unreachable(serving.settings.host)]
     for problem in problems:
         click.echo(f"headrace: {problem.message}", err=True)
     if problems:

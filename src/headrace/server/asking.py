@@ -10,13 +10,20 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from headrace.engine.engine import Engine, Prepared
 from headrace.engine.request import Request
-from headrace.errors import ContextLengthExceeded, FlexCapacityExceeded, InvalidRequest
+from headrace.errors import FlexCapacityExceeded
 from headrace.events import Delta, Finished, Usage
 from headrace.model.answer import AnswerPlan, AnswerStyle
+from headrace.server.checking import (
+    check_fit,
+    check_max_tokens,
+    check_thoughtless,
+    fields_of,
+    naming,
+    without_effect,
+)
 from headrace.server.exchange import Exchange
 from headrace.server.fitting import Fit, fitted, shifts
 from headrace.server.limits import Permit
@@ -56,21 +63,6 @@ class Question:
         """All that may be generated, where the request says so."""
         ask = self.asks[0]
         return None if ask.max_tokens is None else ask.max_tokens * self.num_choices
-
-
-class _Fields(NamedTuple):
-    """What an endpoint calls them."""
-
-    max_tokens: str
-    prompt: str
-
-
-_CHAT_FIELDS = _Fields("max_completion_tokens", "messages")
-_FIELDS = {
-    "/responses": _Fields("max_output_tokens", "input"),
-    "/completions": _Fields("max_tokens", "prompt"),
-    "/api/chat": _Fields("max_tokens", "prompt"),
-}
 
 
 async def start(
@@ -166,10 +158,12 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
     exchange.served_by = served.id
     if serving.settings.log_prompts:
         exchange.prompts = tuple(map(_prompt, asks))
-    fields = _FIELDS.get(exchange.endpoint, _CHAT_FIELDS)
-    _check_max_tokens(ask, served.engine.context_length, fields)
+    fields = fields_of(exchange.endpoint)
+    check_max_tokens(ask, served.engine.context_length, fields)
     style: AnswerStyle = served.style
-    exchange.ignored += _without_effect(style, asks, exchange.endpoint)
+    if serving.settings.strict and style.thinks is None:
+        check_thoughtless(ask)
+    exchange.ignored += without_effect(style, asks, exchange.endpoint)
     found = await recalled(serving, exchange, ask)
     told = [ask_with_documents(serving.contexts, one) for one in asks]
 
@@ -177,17 +171,18 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
         fits = [fitted(serving.contexts, served, one, exchange.tenant, found) for one in told]
         shaped = [one for one, _ in fits]
         plans = [style.plan(one) for one in shaped]
-        prepared = [
-            served.engine.prepare(request_of(one, plan, exchange.tenant))
-            for one, plan in zip(shaped, plans, strict=True)
-        ]
+        with naming(fields):
+            prepared = [
+                served.engine.prepare(request_of(one, plan, exchange.tenant))
+                for one, plan in zip(shaped, plans, strict=True)
+            ]
         return Question(served, shaped, plans, prepared, fits[0][1])
 
     # A thread costs more than a short prompt; a long one would hold up every stream.
     is_long = style.needs_time(ask) or _num_chars(asks) > _LONG
     question = await asyncio.to_thread(work) if is_long else work()
     for one, prepared in zip(question.asks, question.prepared, strict=True):
-        _check_fit(one, prepared, served.engine.context_length, fields)
+        check_fit(one, prepared, served.engine.context_length, fields)
     if question.fit is not None and question.fit.wants_report:
         exchange.context = question.fit.report(len(question.prepared[0].prompt))
     return question
@@ -240,40 +235,6 @@ def _answer_ids(ask: Ask, plan: AnswerPlan) -> Mapping[int, Sequence[int]]:
         return {}
     further = len(plan.messages or ()) - len(ask.messages or ())
     return {index + further: ids for index, ids in ask.answer_ids.items()}
-
-
-def _without_effect(style: AnswerStyle, asks: Sequence[Ask], endpoint: str) -> list[str]:
-    """Fields that mean nothing here. A model that does not think does what `none` asks for."""
-    idle = []
-    effort = asks[0].reasoning_effort
-    if style.thinks is None and effort not in (None, "none"):
-        idle.append("reasoning.effort" if endpoint == "/responses" else "reasoning_effort")
-    context = asks[0].context
-    if endpoint == "/api/chat" and context is not None and context.report:
-        idle.append("context.report")  # there is no place for one
-    return idle
-
-
-def _check_max_tokens(ask: Ask, context_length: int, fields: _Fields) -> None:
-    if ask.max_tokens is not None and ask.max_tokens > context_length:
-        name = fields.max_tokens
-        raise InvalidRequest(
-            f"`{name}` must be less than or equal to `{context_length}`, the maximum value for "
-            f"`{name}` is less than the `context_window` for this model",
-            param=name,
-        )
-
-
-def _check_fit(ask: Ask, prepared: Prepared, context_length: int, fields: _Fields) -> None:
-    """An explicit limit is a promise; the default one takes what room there is."""
-    num_tokens = len(prepared.prompt) + (ask.max_tokens or 1)
-    if num_tokens > context_length:
-        raise ContextLengthExceeded(
-            "Please reduce the length of the messages or completion. The prompt has "
-            f"{len(prepared.prompt)} tokens and the completion may have {ask.max_tokens or 1}; the "
-            f"context holds {context_length}.",
-            param=fields.prompt,
-        )
 
 
 def _check_room(engine: Engine) -> None:

@@ -33,7 +33,12 @@ class ChatForm:
     def stream(self, stamp: Stamp, seed: int, spelling: Spelling | None) -> Encoder:
         ask = self._ask
         return ChatStream(
-            stamp, seed=seed, n=ask.n, include_usage=ask.include_usage, spelling=spelling
+            stamp,
+            seed=seed,
+            n=ask.n,
+            include_usage=ask.include_usage,
+            spelling=spelling,
+            must_call=ask.tool_choice not in ("auto", "none"),
         )
 
     def whole(

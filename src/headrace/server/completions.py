@@ -6,7 +6,6 @@ In: a JSON object. Out: a `Form`. Next: `respond.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from headrace.events import Choice, Delta, Event, Started
 from headrace.wire.answer_parts import Spelling
@@ -46,11 +45,9 @@ class CompletionForm:
         self, stamp: Stamp, seed: int, choices: Sequence[Choice], spelling: Spelling | None
     ) -> bytes:
         n = self._asked.first.n
-        if self._asked.echo:
-            echoes = self._echoes()
-            choices = [replace(c, text=echoes[c.index] + c.text) for c in choices]
+        echoes = self._echoes() if self._asked.echo else ()
         prompts = [choices[i : i + n] for i in range(0, len(choices), n)]
-        return completion_answer(stamp, prompts, seed=seed, spelling=spelling)
+        return completion_answer(stamp, prompts, seed=seed, spelling=spelling, echoes=echoes)
 
     def _echoes(self) -> list[str]:
         """What each choice repeats. Prompts given as tokens were refused together with `echo`."""

@@ -30,6 +30,7 @@ _EXPOSED = [
     "x-headrace-ignored",
     "x-headrace-stream",
     "x-headrace-stream-token",
+    "x-headrace-conversation-id",
     "idempotent-replayed",
 ]
 """By name: `*` would do, but older browsers take it for a name."""

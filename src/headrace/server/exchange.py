@@ -62,6 +62,8 @@ class Exchange:
     error: HeadraceError | None = None
     has_left: bool = False
     """The client went away first."""
+    tells_times: bool = False
+    """The client asked for times, by `Groq-Beta: inference-metrics`."""
     answer_id: str = ""
     """The answer's own name, once it is known."""
     turn: OpenTurn | None = None

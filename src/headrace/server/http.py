@@ -24,6 +24,7 @@ from headrace.errors import HeadraceError, InvalidRequest
 from headrace.server.express import EXTENSION
 from headrace.server.write_timeout import WriteTimeout
 from headrace.wire.error_body import error_body
+from headrace.wire.ids import request_id
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
@@ -163,5 +164,6 @@ class HTTPConnection(WriteTimeout, HttpToolsProtocol):
     def _refuse(self, status: bytes, error: HeadraceError) -> None:
         body = error_body(error)
         head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\n" % status
+        head += b"x-request-id: %b\r\n" % request_id().encode()
         self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
         self.transport.close()

@@ -58,9 +58,12 @@ async def respond(request: Request, serving: Serving, read_form: ReadForm) -> An
     ask = form.asks[0]
     exchange.answer_id = form.new_id()
     exchange.is_streamed = wants_stream(
-        ask, request.headers.get("accept", ""), by_default=settings.stream_by_default
+        ask, ",".join(request.headers.getlist("accept")), by_default=settings.stream_by_default
     )
     exchange.ignored += ask.ignored
+    if serving.is_draining:  # which is said before anything is reserved
+        exchange.headers += serving.limit_headers(exchange.tenant, ask.model)
+    exchange.tells_times = "inference-metrics" in request.headers.get("groq-beta", "")
     is_resumable = ask.resumable or request.headers.get("x-headrace-resumable") in ("1", "true")
     if key is None and not (is_resumable and exchange.is_streamed):
         if ask.resumable:
@@ -335,6 +338,7 @@ def telling(serving: Serving, exchange: Exchange, form: Form, seed: int) -> Tell
         # `auto` is what a client asks for, never what it gets.
         service_tier="on_demand" if ask.service_tier == "auto" else ask.service_tier,
         context=exchange.context,
+        tells_times=exchange.tells_times,
     )
     show(exchange.turn, form, stamp)
     spelling = served.engine.tokenizer if ask.logprobs else None

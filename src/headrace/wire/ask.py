@@ -227,3 +227,5 @@ class Stamp:
     context: Mapping[str, JSON] | None = None
     """What is told of how the conversation became a prompt, where that was asked for; without
     `cached_tokens`, which are known in the end."""
+    tells_times: bool = False
+    """The `metadata` of `/responses` says in the end how long it took."""

@@ -2,8 +2,8 @@
 
 In: events. Out: SSE frames. Thread: the event loop. Next: `server/sse.py`.
 
-The first chunk has `content: ""` also where a tool call will follow: it is sent before anybody
-knows what the model will say.
+The first chunk has `content: ""` also where a tool call may follow: it is sent before anybody knows
+what the model will say. Where a call is forced it has `content: null`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,12 @@ class ChatStream:
         n: int = 1,
         include_usage: bool = False,
         spelling: Spelling | None = None,
+        must_call: bool = False,
     ) -> None:
-        """`spelling`: where log probabilities were asked for."""
+        """`spelling`: where log probabilities were asked for. `must_call`: a tool is called, so
+        nothing is said."""
         self._stamp = stamp
+        self._first_content = b"null" if must_call else b'""'
         self._seed = seed
         self._include_usage = include_usage
         self._spelling = spelling
@@ -95,7 +98,7 @@ class ChatStream:
     def _open(self, choice: int) -> bytes:
         self._opened[choice] = True
         tail = compact({"x_groq": x_groq_first(self._stamp, self._seed)})[1:]
-        start = self._before[choice] + b'"role":"assistant","content":""'
+        start = self._before[choice] + b'"role":"assistant","content":' + self._first_content
         return start + b'},"logprobs":null,"finish_reason":null}],' + tail + b"\n\n"
 
     def _call(self, call: ToolCall) -> bytes:

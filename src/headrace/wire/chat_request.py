@@ -35,7 +35,7 @@ from headrace.wire.context_field import CONTEXT
 from headrace.wire.continue_from import CONTINUE_FROM
 from headrace.wire.documents import DOCUMENTS
 from headrace.wire.fields import Given, Table, field, ours, unused
-from headrace.wire.kinds import Anything, Boolean, Object, OneOf, Text, Whole
+from headrace.wire.kinds import MOST_EXACT, Anything, Boolean, Object, OneOf, Text, Whole
 from headrace.wire.messages import (
     MESSAGES,
     Message,
@@ -57,7 +57,12 @@ CHAT: Final = Table(
     CONTINUE_FROM,
     *STREAMING,
     MAX_TOKENS,
-    field("max_completion_tokens", Whole(1), "max_tokens", "The newer name of `max_tokens`."),
+    field(
+        "max_completion_tokens",
+        Whole(1, MOST_EXACT),
+        "max_tokens",
+        "The newer name of `max_tokens`.",
+    ),
     *SAMPLING,
     *OUR_SAMPLING,
     field("n", Whole(1, MOST_CHOICES), "n", "How many answers to give.", strictly=Whole(1, 1)),

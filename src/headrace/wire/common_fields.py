@@ -7,7 +7,18 @@ from typing import Any
 from headrace.errors import InvalidRequest
 from headrace.wire.ask import JSON
 from headrace.wire.fields import Given, Table, field, ours
-from headrace.wire.kinds import Boolean, ByType, Many, MapOf, Number, Object, Text, Then, Whole
+from headrace.wire.kinds import (
+    MOST_EXACT,
+    Boolean,
+    ByType,
+    Many,
+    MapOf,
+    Number,
+    Object,
+    Text,
+    Then,
+    Whole,
+)
 from headrace.wire.reading import Path, Reading, spelled
 
 MOST_CHOICES = 128
@@ -90,7 +101,9 @@ TOP_P = field(
     "top_p", Number(0, 1), "top_p", "Keep the likeliest tokens that have this probability together."
 )
 USER = field("user", Text(), "user", "Whom you ask for.")
-MAX_TOKENS = field("max_tokens", Whole(1), "max_tokens", "The most tokens of an answer.")
+MAX_TOKENS = field(
+    "max_tokens", Whole(1, MOST_EXACT), "max_tokens", "The most tokens of an answer."
+)
 
 SAMPLING = (
     TEMPERATURE,

@@ -82,6 +82,8 @@ class CompletionStream:
         if self._spelling is None or not delta.new_logprobs:
             if not delta.text:
                 return b""
+            if not delta.token_ids:  # a prompt that is echoed: tokens are counted from behind it
+                self._num_characters[index] += len(delta.text)
             return self._before[index] + quoted(delta.text) + _AFTER_TEXT
         columns = _Columns.of(delta.new_logprobs, self._spelling, self._num_characters[index])
         if not delta.text and not columns.tokens:
@@ -115,13 +117,19 @@ def completion_answer(
     *,
     seed: int,
     spelling: Spelling | None = None,
+    echoes: Sequence[str] = (),
 ) -> bytes:
-    """The whole answer, of each prompt's choices. `spelling` as for `CompletionStream`."""
+    """The whole answer, of each prompt's choices. `spelling` as for `CompletionStream`; `echoes`:
+    what each choice says before what was generated."""
     choices = [choice for prompt in prompts for choice in prompt]
+    before = list(echoes) or [""] * len(choices)
     return body(
         {
             **_head(stamp),
-            "choices": [_choice(index, choice, spelling) for index, choice in enumerate(choices)],
+            "choices": [
+                _choice(index, choice, spelling, before[index])
+                for index, choice in enumerate(choices)
+            ],
             "usage": usage_object(prompts),
             "x_groq": x_groq_whole(stamp, seed, cached_where(prompts)),
         }
@@ -138,11 +146,11 @@ def _head(stamp: Stamp) -> dict[str, JSON]:
     }
 
 
-def _choice(index: int, choice: Choice, spelling: Spelling | None) -> dict[str, JSON]:
+def _choice(index: int, choice: Choice, spelling: Spelling | None, echo: str) -> dict[str, JSON]:
     return {
         "index": index,
-        "text": choice.text,
-        "logprobs": spelling and _Columns.of(choice.logprobs, spelling, 0).as_wire(),
+        "text": echo + choice.text,
+        "logprobs": spelling and _Columns.of(choice.logprobs, spelling, len(echo)).as_wire(),
         "finish_reason": _reason(choice.reason),
     }
 
@@ -159,13 +167,13 @@ class _Columns:
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]]
     text_offset: list[int]
-    """Characters of the answer before each token."""
+    """Characters of the text before each token."""
     end: int
-    """Characters of the answer with all of them."""
+    """Characters of the text with all of them."""
 
     @classmethod
     def of(cls, logprobs: Iterable[TokenLogprob], spelling: Spelling, start: int) -> _Columns:
-        """`start`: characters of the answer before the first of them."""
+        """`start`: characters of the text before the first of them."""
         tokens, values, tops, offsets = [], [], [], []
         for said in spoken(logprobs, spelling):
             tokens.append(_spell(said.token, spelling))

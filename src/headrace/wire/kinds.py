@@ -14,6 +14,8 @@ from headrace.wire.body import BodyLimits
 from headrace.wire.reading import Path, Reading, listed, spelled
 
 MOST_INT32: Final = 2**31 - 1
+MOST_EXACT: Final = 2**53 - 1
+"""The most that every JSON reader has exactly: where a better bound follows."""
 
 
 class Kind(Protocol):
@@ -71,13 +73,14 @@ class Whole:
     def read(self, value: JSON, path: Path, reading: Reading) -> int:
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if not is_whole or isinstance(value, bool) or not self.least <= value <= self.most:
-            raise reading.wrong(path, value, self._wanted())
+            is_too_large = is_whole and value > self.most
+            raise reading.wrong(path, value, self._wanted(is_too_large=is_too_large))
         return int(value)
 
-    def _wanted(self) -> str:
+    def _wanted(self, *, is_too_large: bool) -> str:
         if self.least == self.most:
             return f"{self.least}"
-        if self.most == MOST_INT32:
+        if self.most >= MOST_INT32 and not is_too_large:
             return f"a whole number of at least {self.least}"
         return f"a whole number from {self.least} to {self.most}"
 

@@ -2,6 +2,7 @@
 
 on the wire                             in `Ask.messages`
 text parts                              one text, parts on lines of their own
+document parts                          lines of their own, as JSON
 role `developer`                        `system`, the one that templates know
 `tool_calls[].function.arguments`       the object that the text spells, as templates want it;
                                         the text where it spells none
@@ -20,40 +21,55 @@ from headrace.errors import InvalidRequest
 from headrace.wire.ask import JSON
 from headrace.wire.body import BodyLimits, is_deeper
 from headrace.wire.fields import Given, Table, Variants, field, ours, unused
-from headrace.wire.kinds import Anything, ByType, Many, OneOf, Text, Then
+from headrace.wire.kinds import Anything, ByType, Many, Object, OneOf, Text, Then
 from headrace.wire.reading import Path, Reading, spelled
 
 Message: TypeAlias = dict[str, JSON]
 
 OTHER_MEDIA: Final = frozenset(
-    {"image_url", "input_image", "input_audio", "input_file", "file", "document", "video_url"}
+    {"image_url", "input_image", "input_audio", "input_file", "file", "video_url"}
+)
+
+
+_DOCUMENT = Table(
+    field("type", OneOf("document"), required=True),
+    field(
+        "document",
+        Table(field("data", Object(), required=True), field("id", Text())),
+        required=True,
+    ),
 )
 
 
 class TextPart:
-    """One part of a message's content, as its text."""
+    """One part of a message's content, as its text; of chat's, a document as well."""
 
     def __init__(self, *names: str) -> None:
         """`names` are the values of `type` that mean text."""
+        self._takes_documents = names == ("text",)
         self._table = Table(
             field("type", OneOf(*names), required=True), field("text", Text(), required=True)
         )
 
     def read(self, value: JSON, path: Path, reading: Reading) -> str:
-        if _is_other_media(value):
+        if _kind(value) in OTHER_MEDIA:
             # Groq's words for an image that a text model is given.
             name = spelled(path[:-1])
             raise InvalidRequest(f"{name} must be a string", param=name)
+        if self._takes_documents and _kind(value) == "document":
+            document = _DOCUMENT.read(value, path, reading)["document"]
+            return orjson.dumps(document).decode()
         text: str = self._table.read(value, path, reading)["text"]
         return text
 
     def schema(self, limits: BodyLimits) -> dict[str, JSON]:
-        return self._table.schema(limits)
+        text = self._table.schema(limits)
+        return {"anyOf": [text, _DOCUMENT.schema(limits)]} if self._takes_documents else text
 
 
-def _is_other_media(value: JSON) -> bool:
+def _kind(value: JSON) -> str | None:
     kind = value.get("type") if isinstance(value, dict) else None
-    return isinstance(kind, str) and kind in OTHER_MEDIA
+    return kind if isinstance(kind, str) else None
 
 
 def _joined(content: str | list[str], path: Path, reading: Reading) -> str:

@@ -30,7 +30,7 @@ from headrace.wire.ask import DEFAULT_TEMPERATURE, JSON, Stamp
 from headrace.wire.ids import item_id
 from headrace.wire.json_bytes import body, compact, quoted
 from headrace.wire.sse import json_frame
-from headrace.wire.usage import Ended, responses_usage
+from headrace.wire.usage import Ended, responses_usage, times_in_words
 
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete", "cancelled", "failed"]
 
@@ -356,7 +356,10 @@ def _response(
         "store": False,
     }
     ours = x_headrace(stamp, end.usage) if end else {}
-    return {**fields, **_ended(status, end, error), **echo, **ours}
+    said = {**fields, **_ended(status, end, error), **echo, **ours}
+    if stamp.tells_times and end is not None:
+        said["metadata"] = {**said["metadata"], **times_in_words(end)}
+    return said
 
 
 def _ended(status: Status, end: Ended | None, error: HeadraceError | None) -> dict[str, JSON]:

@@ -30,7 +30,17 @@ from headrace.wire.context_field import CONTEXT
 from headrace.wire.documents import DOCUMENTS
 from headrace.wire.fields import Given, Table, field, ours, refused, unused
 from headrace.wire.items import ITEM, add_item
-from headrace.wire.kinds import Boolean, ByType, Many, MapOf, OneOf, Refused, Text, Whole
+from headrace.wire.kinds import (
+    MOST_EXACT,
+    Boolean,
+    ByType,
+    Many,
+    MapOf,
+    OneOf,
+    Refused,
+    Text,
+    Whole,
+)
 from headrace.wire.messages import Message, is_unfinished, plain
 from headrace.wire.place_fields import CONVERSATION, QUEUE, REFERENCE, check_place, place_of
 from headrace.wire.reading import Reading
@@ -89,7 +99,9 @@ RESPONSES: Final = Table(
     ),
     field("instructions", Text(), note="A system message before all others."),
     *STREAMING,
-    field("max_output_tokens", Whole(1), "max_tokens", "The most tokens of the answer."),
+    field(
+        "max_output_tokens", Whole(1, MOST_EXACT), "max_tokens", "The most tokens of the answer."
+    ),
     TEMPERATURE,
     TOP_P,
     field("top_logprobs", Whole(0, 20), "top_logprobs", "Log probabilities of so many tokens."),

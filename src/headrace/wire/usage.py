@@ -62,6 +62,13 @@ def cached_where(prompts: Sequence[Sequence[Ended]]) -> dict[str, JSON]:
     return {"sram_cached_tokens": num_cached - num_loaded, "dram_cached_tokens": num_loaded}
 
 
+def times_in_words(end: Ended) -> dict[str, JSON]:
+    """The times of a response, in seconds, as `metadata` has them: texts."""
+    said = usage_object([[end]])
+    names = ("completion_time", "prompt_time", "queue_time", "total_time")
+    return {name: str(said[name]) for name in names}
+
+
 def responses_usage(end: Ended) -> dict[str, JSON]:
     """The `usage` of `/responses`, which has other names, no times, and always its details."""
     usage = end.usage

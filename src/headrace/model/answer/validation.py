@@ -41,6 +41,9 @@ class Validator:
             self._validator = _validator(json.dumps(schema))
         except (ValueError, jsonschema_rs.ReferencingError) as error:
             reason = str(error).partition("\n")[0]
+            reason = reason.replace(
+                'is not a "regex"', "is no regular expression, or too large a one"
+            )
             raise InvalidRequest(
                 f"invalid JSON schema for {whose or param}: {reason:.300}", param=param
             ) from None

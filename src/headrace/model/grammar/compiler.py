@@ -7,6 +7,7 @@ Thread: any but the event loop's: 2 ms are usual, a third of a second is the wor
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -130,5 +131,8 @@ def as_rule(schema: Schema, *, is_lenient: bool) -> str:
 
 
 def _reason(error: str) -> str:
-    line = error.strip().partition("\n")[0]
-    return f"{line.rpartition('failed to compile JSON schema: ')[2]:.300}"
+    line, _, rest = error.strip().partition("\n")
+    # What is wrong with a pattern stands below the pattern.
+    below = re.search(r"^error: (.+)$", rest, re.MULTILINE)
+    line = line.rpartition("failed to compile JSON schema: ")[2]
+    return f"{line.rstrip(':')}: {below[1]}"[:300] if below else line[:300]
