@@ -183,7 +183,9 @@ def compare(
                 show(f"round {turn + 1} of {num_rounds}: {concurrency} clients of {name}")
                 # Nobody's threads still spin while the next one is timed.
                 time.sleep(SETTLE_S)
-                rounds.add(name, concurrency, sides[name](concurrency, number, turn))
+                # Of its own, or the prompts of fewer clients would come again, and be cached.
+                seed = 1000 * turn + concurrency
+                rounds.add(name, concurrency, sides[name](concurrency, number, seed))
     return rounds
 
 

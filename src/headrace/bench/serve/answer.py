@@ -57,12 +57,17 @@ class Sample:
 
 
 class StreamedAnswer(Listener):
-    """Listens to one streamed answer, of `/chat/completions` or `/completions`."""
+    """Listens to one streamed answer, of `/chat/completions` or `/completions`.
+
+    What comes is only noted, with its time, and read when the answer is looked at: reading takes
+    time of the cores that the server needs for its next token.
+    """
 
     def __init__(self) -> None:
         self._status = 0
         self._events = EventDecoder()
         self._refusal = b""
+        self._unread: list[tuple[bytes, float]] = []
         self._token_at: list[float] = []
         self._text: list[str] = []
         self._usage: Mapping[str, Any] | None = None
@@ -73,22 +78,20 @@ class StreamedAnswer(Listener):
         self._status = status
 
     def hear_body(self, data: bytes, at: float) -> None:
-        if self._status != 200:
+        if self._status == 200:
+            self._unread.append((data, at))
+        else:
             self._refusal += data
-            return
-        for event in self._events.feed(data):
-            if event.data == "[DONE]":
-                self._has_ended = True
-            else:
-                self._hear_chunk(event.data, at)
 
     @property
     def text(self) -> str:
         """What was said so far, without what was thought."""
+        self._read()
         return "".join(self._text)
 
     def sample(self, begun_at: float, ended_at: float, failure: str | None) -> Sample:
         """`failure`: what went wrong on the way, where something did."""
+        self._read()
         usage = self._usage or {}
         details = usage.get("prompt_tokens_details") or {}
         return Sample(
@@ -101,6 +104,15 @@ class StreamedAnswer(Listener):
             bool(usage),
             self._verdict(failure),
         )
+
+    def _read(self) -> None:
+        unread, self._unread = self._unread, []
+        for data, at in unread:
+            for event in self._events.feed(data):
+                if event.data == "[DONE]":
+                    self._has_ended = True
+                else:
+                    self._hear_chunk(event.data, at)
 
     def _hear_chunk(self, payload: str, at: float) -> None:
         try:
