@@ -6,6 +6,7 @@ First one thread plays both sides, in any order, over a real pair of sockets; th
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -591,6 +592,47 @@ def test_of_many_streams_the_loop_writes_without_waking_anybody() -> None:
         await stage.close()
 
     play(act)
+
+
+class Later:
+    """A transport that sends at the end of the loop's turn."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        self._ours, self._buffer = ours, b""
+
+    def get_extra_info(self, name: str) -> Any:
+        return self._ours if name == "socket" else None
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._buffer)
+
+    def write(self, data: bytes) -> None:
+        self._buffer += data
+
+    def end_turn(self) -> None:
+        self._ours.sendall(self._buffer)
+        self._buffer = b""
+
+
+def test_the_engine_does_not_overtake_what_the_loop_wrote_in_the_same_turn() -> None:
+    ours, client = socket.socketpair()
+    with ours, client:
+        transport = Later(ours)
+        scope = {"http_version": "1.1", "extensions": {EXTENSION: transport}}
+        lane = Lane.of(scope, ChatStream(STAMP, seed=1))
+        assert lane is not None
+        words = [Delta(0, i, (i,), f"w{i}. ") for i in range(2)]
+        assert lane.take(words[:1], is_early=False)
+        assert not lane.take(words[1:], is_early=True)
+        transport.end_turn()
+        assert lane.take(words[1:], is_early=True)
+        body = body_of(client.recv(1 << 16) + b"0\r\n\r\n")
+        chunks = [json.loads(event.data) for event in EventDecoder().feed(body)]
+        assert [c["choices"][0]["delta"]["content"] for c in chunks] == ["w0. ", "w1. "]
+        lane.end()
 
 
 class Loud:

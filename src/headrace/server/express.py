@@ -55,14 +55,19 @@ class Lane:
 
     def take(self, events: Sequence[Event], *, is_early: bool) -> bool:
         """Either thread: send `events` without waiting; False when who wrote before must."""
-        if self._shortcut.left_over:
+        # What the loop wrote a moment ago may still be on its way.
+        if self._shortcut.left_over or not self._shortcut.is_clear:
             return False
         try:
             body = b"".join([self._encode(event) for event in events])
         except Exception:  # the writer will meet it, too, where it harms this stream alone
             return False
         if body:
-            self._shortcut.write(b"%x\r\n%b\r\n" % (len(body), body))
+            frame = b"%x\r\n%b\r\n" % (len(body), body)
+            if is_early:
+                self._shortcut.write(frame)
+            else:
+                self._shortcut.write_on_loop(frame)
         return True
 
     async def closing(self) -> None:

@@ -48,6 +48,11 @@ class Shortcut:
         if num_sent < len(data):
             self.left_over = data[num_sent:]
 
+    def write_on_loop(self, data: bytes) -> None:
+        """On the loop, while it is clear: by the transport, which keeps the interpreter's lock and
+        so is cheaper. It may send at the end of the loop's turn."""
+        self._transport.write(data)
+
     def write_left_over(self) -> None:
         """On the loop."""
         left_over, self.left_over = self.left_over, b""
