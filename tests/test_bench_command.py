@@ -95,7 +95,7 @@ def test_errors_are_one_sentence(
     monkeypatch.setattr(run, "engine", fail)
     done = CliRunner().invoke(bench, ["engine"])
     assert done.exit_code == 1
-    assert done.stderr.splitlines()[-1] == "Error: the peer sulks"
+    assert done.stderr.splitlines()[-1] == "headrace: the peer sulks"
 
 
 class TestBuiltPython:

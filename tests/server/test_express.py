@@ -594,6 +594,25 @@ def test_of_many_streams_the_loop_writes_without_waking_anybody() -> None:
     play(act)
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_tokens_that_came_together_are_chunks_of_their_own(loop: str) -> None:
+    """The loop was late, not the client, which has taken all that was written."""
+
+    async def act() -> None:
+        stage = Stage()
+        await stage.begin()
+        stage.script.step([STARTED], is_busy=True)
+        for _ in range(3):
+            stage.script.step([stage.script.delta()], is_busy=True)
+        stage.script.step([FINISHED], is_busy=True)
+        chunks = [json.loads(e.data) for e in EventDecoder().feed(await stage.finish())[:-1]]
+        said = [c["choices"][0]["delta"].get("content") for c in chunks]
+        assert [text for text in said if text] == ["(0)", "(1)", "(2)"]
+        await stage.close()
+
+    play(act, loop)
+
+
 class Later:
     """A transport that sends at the end of the loop's turn."""
 

@@ -3,18 +3,21 @@
 In: a pump's log. Out: bytes, as fast as the client reads. Thread: the event loop; while a stream
 has nothing but tokens to say, `express.py` writes them.
 
-A client that reads slowly makes `send` wait; what comes meanwhile is merged by the view.
+A client that reads slowly makes `send` wait; what comes meanwhile is merged by the view. Where all
+that was written left at once, nothing is merged: that several tokens came together is not the
+client's doing.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from headrace.events import Event
-from headrace.server.express import Lane
+from headrace.server.express import EXTENSION, Lane
 from headrace.server.progress import LOOK_S, ProgressTeller
 from headrace.streams.pump import Pump
 from headrace.wire.numbered import Encoder
@@ -54,6 +57,9 @@ class EventWriter:
         self._view = pump.log.view()
         self._progress = ProgressTeller(pump) if tells_progress else None
         self._lane = Lane.of(scope, encoder) if may_bypass else None
+        self._transport: Any = scope.get("extensions", {}).get(EXTENSION)
+        self._is_behind = self._transport is None
+        """The client had not taken all of what was written last, or nobody can tell."""
 
     async def write(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The whole response, with `headers` beside its own."""
@@ -62,7 +68,7 @@ class EventWriter:
             await self._send(start)
             if self._progress is not None:
                 await self._tell(self._progress)
-            while events := self._view.ready() or await self._more():
+            while events := self._ready() or await self._more():
                 await self._say(events)
                 if self._encoder.is_ended:
                     break
@@ -80,19 +86,29 @@ class EventWriter:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._view.wait()
-            await self._say(self._view.ready())
+            await self._say(self._ready())
 
     async def _say(self, events: list[Event]) -> None:
         body = b"".join([self._encoder.encode(event) for event in events])
         if body:
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            self._look_behind()
+
+    def _look_behind(self) -> None:
+        if self._transport is not None:
+            self._is_behind = self._transport.get_write_buffer_size() > 0
 
     async def _more(self) -> list[Event]:
         """The next events that nobody has written; an empty list at the end."""
         if self._lane is not None:
             await asyncio.sleep(0)  # what was just written leaves the loop in its next turn
             await self._ride(self._lane)
-        return await self._view.take()
+        await self._view.wait()
+        return self._ready()
+
+    def _ready(self) -> list[Event]:
+        """What nobody has written yet; maybe nothing."""
+        return self._view.ready() if self._is_behind else self._view.each()
 
     async def _ride(self, lane: Lane) -> None:
         """Let `lane` write as long as it can."""
@@ -101,3 +117,4 @@ class EventWriter:
             await lane.closing()
             self._view.position = lane.position
             lane.write_left_over()
+            self._look_behind()
