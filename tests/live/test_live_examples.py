@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,12 +75,14 @@ def express(node: Node, server: Server) -> Iterator[str]:
         env=node.environment(environ),
         stdout=subprocess.PIPE,
         text=True,
+        # A wheel's `node` is a script that starts the real one, which must end with it.
+        start_new_session=True,
     )
     try:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(15)
 
 
