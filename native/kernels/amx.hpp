@@ -26,6 +26,9 @@ struct alignas(64) TileShapes {
   uint8_t num_rows[16] = {};
 };
 
+// The compiler does not know what tile registers read and write.
+inline void order_memory() { asm volatile("" ::: "memory"); }
+
 // Sums [token][row of weights], inputs [token][32 / kGroups], weights [input / 4][row][4].
 template <int kGroups, int T>
 inline void shape_tiles() {
@@ -36,11 +39,11 @@ inline void shape_tiles() {
   shapes.row_bytes[HEADRACE_INPUTS] = kBlock / kGroups;
   shapes.num_rows[HEADRACE_WEIGHTS] = kBlock / 4 / kGroups;
   shapes.row_bytes[HEADRACE_WEIGHTS] = 64;
+  // Older compilers take it to read no more than a pointer's bytes, and leave out the rest.
+  asm volatile("" ::"r"(&shapes) : "memory");
   _tile_loadconfig(&shapes);
+  order_memory();
 }
-
-// The compiler does not know what tile registers read and write.
-inline void order_memory() { asm volatile("" ::: "memory"); }
 
 template <class Format, int T>
 struct Slots {

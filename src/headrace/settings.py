@@ -166,7 +166,7 @@ def _switch() -> Kind:
     return Kind("true or false", "", read, "switch")
 
 
-_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+/?", re.IGNORECASE)
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+/?", re.IGNORECASE)
 _HOST = re.compile(r"[^/?#@\s]+")
 
 
@@ -413,8 +413,8 @@ class ServerSettings:
         _ACCESS,
         False,
         _switch(),
-        "Listen beyond this machine without any key. Whoever reaches the port can use it, but for "
-        "foreign web pages.",
+        "Listen beyond this machine without any key. Whoever reaches the port can use it; web "
+        "pages of other hosts cannot, but for one whose own name was made to mean this server.",
     )
     cors_origins: tuple[str, ...] = _setting(
         _ACCESS,

@@ -235,6 +235,19 @@ def test_beside_many_streams_a_prompt_gets_as_much_time_as_they_take() -> None:
     assert spans(plan)[-1] == (s.id, 0, CHUNK)
 
 
+def test_beside_many_streams_a_complete_prompt_takes_no_time_from_the_next() -> None:
+    rates = StepRates(0.001, 0.001, 1e-9, 1e-9)
+    config = SchedulerConfig(max_running=64, step_s=0.010)
+    house = House(num_banks=400, rates=rates, config=config)
+    for i in range(48):
+        house.add([i], max_new=100)
+    while len(house.streams()) < 48:
+        house.step()
+    prompts = [house.add(range(1000 * n, 1000 * n + 8)) for n in (1, 2, 3)]
+    # The streams take 49 ms; three prompts of 8 ms each fit into as much again.
+    assert [span[0] for span in spans(house.step())[-3:]] == [s.id for s in prompts]
+
+
 @pytest.mark.parametrize(("num_waiting", "num_tokens"), [(1, 16), (40, 32)])
 def test_where_more_wait_than_are_answered_prompts_get_more(
     num_waiting: int, num_tokens: int

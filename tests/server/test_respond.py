@@ -500,6 +500,16 @@ def test_strict_lets_nobody_ask_for_thoughts_that_are_not_had(
     run(play)
 
 
+def test_strict_names_the_effort_of_a_response_as_it_is_called_there() -> None:
+    async def play() -> None:
+        door = Door(strict=True)
+        asked = response(reasoning={"effort": "low"})
+        call = await door.answer(door.post(RESPONSES, asked))
+        assert (call.status, error(call)["param"]) == (400, "reasoning.effort")
+
+    run(play)
+
+
 @pytest.mark.parametrize(
     ("tool_choice", "content"), [("required", None), ("auto", ""), ("none", "")]
 )

@@ -122,8 +122,9 @@ class EngineLoop:
         kv, inbox = self._scheduler.kv, self._inbox
         enough = _WARM_POSITIONS // kv.bank_size
         self._num_warm = max(self._num_warm, kv.num_ever_used)
+        pause_s = self._parking.pause_s(self._clock())
         if self._num_warm - kv.num_ever_used >= enough // 8:
-            inbox.wait(_CALM_S)
+            inbox.wait(_CALM_S if pause_s is None else min(_CALM_S, pause_s))
         wanted = min(kv.num_banks, kv.num_ever_used + enough)
         while self._num_warm < wanted and not inbox.has_commands and not inbox.is_closed:
             self._model.touch(self._num_warm, _WARM_BANKS)

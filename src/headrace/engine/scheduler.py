@@ -284,6 +284,7 @@ class Scheduler:
         """Spend what the streams left of the budget, on one sequence after another."""
         config = self.config
         left_s = self._left_s(draft)
+        is_idle = not draft.spans
         left = config.max_step_tokens - sum(span.num_tokens for span in draft.spans)
         least = LEAST_CHUNK  # However slow the machine, a step gets someone on.
         for sequence in self._in_turn(draft):
@@ -294,7 +295,7 @@ class Scheduler:
             if n:
                 self._take(draft, sequence, n)
             left_s -= self.cost.price(n, position)
-            if n == wanted and sequence.grows:
+            if is_idle and n == wanted and sequence.grows:
                 # Its first token now waits for whoever joins, as a stream's next one would.
                 left_s = min(left_s, config.step_s)
             left -= n

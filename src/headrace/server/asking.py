@@ -162,7 +162,7 @@ async def prepare(serving: Serving, exchange: Exchange, asks: Sequence[Ask]) -> 
     check_max_tokens(ask, served.engine.context_length, fields)
     style: AnswerStyle = served.style
     if serving.settings.strict and style.thinks is None:
-        check_thoughtless(ask)
+        check_thoughtless(ask, exchange.endpoint)
     exchange.ignored += without_effect(style, asks, exchange.endpoint)
     found = await recalled(serving, exchange, ask)
     told = [ask_with_documents(serving.contexts, one) for one in asks]

@@ -47,18 +47,24 @@ def naming(fields: Fields) -> Iterator[None]:
         raise InvalidRequest(message, param=fields.prompt) from None
 
 
-def check_thoughtless(ask: Ask) -> None:
+def check_thoughtless(ask: Ask, endpoint: str) -> None:
     """Groq's validator lets nobody ask a model for thoughts that has none."""
-    for index, message in enumerate(ask.messages or ()):
-        if "reasoning" in message:
-            name = f"messages[{index}].reasoning"
-            raise InvalidRequest(
-                f"`{name}`: reasoning is not supported with this model", param=name
-            )
+    names = [
+        # Items of `input` are not numbered as the messages that become of them.
+        "input" if endpoint == "/responses" else f"messages[{index}].reasoning"
+        for index, message in enumerate(ask.messages or ())
+        if message.get("reasoning")
+    ]
     if ask.reasoning_effort not in (None, "none"):
+        names.append(_effort_at(endpoint))
+    if names:
         raise InvalidRequest(
-            "`reasoning_effort` is not supported with this model", param="reasoning_effort"
+            f"`{names[0]}`: reasoning is not supported with this model", param=names[0]
         )
+
+
+def _effort_at(endpoint: str) -> str:
+    return "reasoning.effort" if endpoint == "/responses" else "reasoning_effort"
 
 
 def check_max_tokens(ask: Ask, context_length: int, fields: Fields) -> None:
@@ -88,7 +94,7 @@ def without_effect(style: AnswerStyle, asks: Sequence[Ask], endpoint: str) -> li
     idle = []
     effort = asks[0].reasoning_effort
     if style.thinks is None and effort not in (None, "none"):
-        idle.append("reasoning.effort" if endpoint == "/responses" else "reasoning_effort")
+        idle.append(_effort_at(endpoint))
     context = asks[0].context
     if endpoint == "/api/chat" and context is not None and context.report:
         idle.append("context.report")  # there is no place for one

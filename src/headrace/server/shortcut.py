@@ -49,8 +49,8 @@ class Shortcut:
             self.left_over = data[num_sent:]
 
     def write_on_loop(self, data: bytes) -> None:
-        """On the loop, while it is clear: by the transport, which keeps the interpreter's lock and
-        so is cheaper. It may send at the end of the loop's turn."""
+        """On the loop, while it is clear: by the transport, which is cheaper where it keeps the
+        interpreter's lock, as uvloop's does. It may send later."""
         self._transport.write(data)
 
     def write_left_over(self) -> None:

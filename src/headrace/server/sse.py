@@ -30,6 +30,10 @@ HEADERS = [
 ]
 
 
+_MANY = 64
+"""Tokens that are merged whoever is late: one by one they would hold up the loop."""
+
+
 async def left(receive: Receive) -> None:
     """Returns when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
@@ -59,7 +63,7 @@ class EventWriter:
         self._lane = Lane.of(scope, encoder) if may_bypass else None
         self._transport: Any = scope.get("extensions", {}).get(EXTENSION)
         self._is_behind = self._transport is None
-        """The client had not taken all of what was written last, or nobody can tell."""
+        """The client had not taken all that was written, or nobody can tell."""
 
     async def write(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The whole response, with `headers` beside its own."""
@@ -103,12 +107,15 @@ class EventWriter:
         if self._lane is not None:
             await asyncio.sleep(0)  # what was just written leaves the loop in its next turn
             await self._ride(self._lane)
-        await self._view.wait()
+        if not self._view.has_more:
+            await self._view.wait()
+            self._look_behind()
         return self._ready()
 
     def _ready(self) -> list[Event]:
         """What nobody has written yet; maybe nothing."""
-        return self._view.ready() if self._is_behind else self._view.each()
+        is_late = self._is_behind or len(self._pump.log) - self._view.position > _MANY
+        return self._view.ready() if is_late else self._view.each()
 
     async def _ride(self, lane: Lane) -> None:
         """Let `lane` write as long as it can."""
