@@ -15,8 +15,7 @@ constexpr int kUnitTiles = 4;
 // Enough items that the last ones, unevenly shared, cost little.
 constexpr int kItemsPerThread = 16;
 constexpr int kHeadUnitTiles = 32;
-// Up to this many tokens, each thread prepares all activations for itself: cheaper than a phase (at
-// 5 to 8 tokens a step is 6 % quicker so, on two cores).
+// Up to this many tokens, each thread prepares all activations for itself: cheaper than a phase.
 constexpr int kPrivateTokens = 8;
 constexpr int kMaxHeadState = 256 + 16;
 // Activations of the panels that one work item passes over stay in half of a

@@ -17,8 +17,6 @@ namespace {
 //
 #include "kernels/amx.hpp"
 
-constexpr std::make_integer_sequence<int, kWidestPanel> kWidths;
-
 }  // namespace
 
 extern constinit const AmxGemms kAmxGemms = {{

@@ -92,9 +92,8 @@ inline void scale_block(const uint8_t* tile, int b, Column<T> x, const Slots<For
     for (int t = 0; t < T; ++t) {
       __m512i sum = _mm512_load_si512(slots.sums[b % kSlots][g][t]);
       if constexpr (Format::kZeroShift > 0) {
-        const int32_t minus = Format::kGroups == 1 ? x.negative_sum(t)
-                              : g == 0             ? x.negative_first(t)
-                                                   : x.negative_sum(t) - x.negative_first(t);
+        const int32_t minus =
+            x.negative_sum(t, 8 / Format::kGroups * g, 8 / Format::kGroups * (g + 1));
         sum =
             _mm512_add_epi32(sum, _mm512_slli_epi32(_mm512_set1_epi32(minus), Format::kZeroShift));
       }

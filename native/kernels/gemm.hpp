@@ -87,6 +87,9 @@ struct SixBitFormat {
   static F minimum(const uint8_t*, const uint8_t*) { return zero(); }
 };
 
+// For making a kernel of every width.
+constexpr std::make_integer_sequence<int, kWidestPanel> kWidths;
+
 // One token's part of a panel record.
 template <int T>
 struct Column {
@@ -96,6 +99,11 @@ struct Column {
   float sum(int t) const { return number<float>(36 * T + 4 * t); }
   int32_t negative_sum(int t) const { return number<int32_t>(40 * T + 4 * t); }
   int32_t negative_first(int t) const { return number<int32_t>(44 * T + 4 * t); }
+  // Minus the sum of inputs [4 * from, 4 * to): a half of the block, or all of it.
+  int32_t negative_sum(int t, int from, int to) const {
+    if (from > 0) return negative_sum(t) - negative_first(t);
+    return to < 8 ? negative_first(t) : negative_sum(t);
+  }
 
  private:
   template <class Number>
@@ -114,11 +122,8 @@ inline void add_dots(const Weights& w, F scale, const Column<T>& x, int t, F (&a
   I sums[G];
 #pragma GCC unroll 4
   for (int i = 0; i < G; ++i) {
-    const int32_t whole = x.negative_sum(t + i);
     inputs[i] = x.quants(t + i);
-    negative_sums[i] = kFrom > 0 ? whole - x.negative_first(t + i)
-                       : kTo < 8 ? x.negative_first(t + i)
-                                 : whole;
+    negative_sums[i] = x.negative_sum(t + i, kFrom, kTo);
   }
   dots<Format::kZeroShift, Format::kMaxWeight, kFrom, kTo>(w, inputs, negative_sums, sums);
 #pragma GCC unroll 4

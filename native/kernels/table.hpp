@@ -12,7 +12,6 @@ template <int... I>
 constexpr ByWidth<WideGemm> wide_gemms(std::integer_sequence<int, I...>) {
   return {{wide_gemm<I + 1>...}};
 }
-constexpr std::make_integer_sequence<int, kWidestPanel> kWidths;
 
 #define HEADRACE_KERNELS(isa_name)                                                     \
   {                                                                                    \

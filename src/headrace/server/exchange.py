@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from headrace.errors import Forbidden, HeadraceError
 from headrace.events import Delta, Usage
 from headrace.observe.observer import Observer, RequestEnded
-from headrace.server.express import EXTENSION
+from headrace.server.express import transport_of
 from headrace.wire.ask import JSON
 from headrace.wire.ids import request_id
 
@@ -200,7 +200,7 @@ class Exchanges:
 
 def _is_gone(scope: Scope) -> bool:
     """Nobody is at the other end of the connection, where the server shows it."""
-    transport = scope.get("extensions", {}).get(EXTENSION)
+    transport = transport_of(scope)
     return transport is not None and transport.is_closing()
 
 

@@ -30,6 +30,11 @@ EXTENSION = "headrace.transport"
 """Where `run.py` puts a connection's transport into the scope."""
 
 
+def transport_of(scope: Scope) -> Any:
+    """The connection's transport; None where the server shows none."""
+    return scope.get("extensions", {}).get(EXTENSION)
+
+
 class Lane:
     """One stream's way around `send`. Implements `headrace.streams.ear.Bypass`."""
 
@@ -42,7 +47,7 @@ class Lane:
     @classmethod
     def of(cls, scope: Scope, encoder: Encoder) -> Lane | None:
         """A lane for a chunked response over a plain connection that shows its transport."""
-        transport: Any = scope.get("extensions", {}).get(EXTENSION)
+        transport = transport_of(scope)
         if transport is None or scope["http_version"] != "1.1":
             return None
         shortcut = Shortcut.of(transport)

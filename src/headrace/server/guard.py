@@ -10,7 +10,7 @@ to mean this machine (DNS rebinding), by its `Host`. Programs send no `Origin`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -61,19 +61,17 @@ class Guard:
             await refuse(scope, send, error)
 
     def _problem(self, scope: Scope) -> Forbidden | None:
-        asked = b""
-        for name, value in scope["headers"]:
-            if name == b"host":
-                asked = value.lower()
-            if name == b"host" and not self._is_ours(value.decode("latin-1")):
+        hosts = _values(scope, b"host")
+        for host in hosts:
+            if not self._is_ours(host):
                 return Forbidden(
-                    f"the host `{_shown(value)}` is not this server; use its address, or name the "
-                    "host with --allowed-host."
+                    f"the host `{host[:_MAX_SHOWN]}` is not this server; use its address, or name "
+                    "the host with --allowed-host."
                 )
-        for name, value in scope["headers"]:
-            if name == b"origin" and not self._is_welcome(value.decode("latin-1"), asked):
+        for origin in _values(scope, b"origin"):
+            if not self._is_welcome(origin, hosts):
                 return Forbidden(
-                    f"the web page `{_shown(value)}` may not use this server; allow it with "
+                    f"the web page `{origin[:_MAX_SHOWN]}` may not use this server; allow it with "
                     "--cors-origin."
                 )
         return None
@@ -85,8 +83,8 @@ class Guard:
         name = _without_port(host).lower()
         return name in self._hosts or is_loopback(name)
 
-    def _is_welcome(self, origin: str, asked: bytes) -> bool:
-        """`asked` is the request's own host."""
+    def _is_welcome(self, origin: str, hosts: Sequence[str]) -> bool:
+        """`hosts` are those that the request names."""
         if ANY in self._origins or origin.lower() in self._origins:
             return True
         try:
@@ -96,7 +94,7 @@ class Guard:
         host = parts.hostname
         if host is None:
             return False
-        is_same = bool(asked) and parts.netloc.lower().encode("latin-1") == asked
+        is_same = parts.netloc.lower() in map(str.lower, hosts)
         return is_same or self._is_named(f"[{host}]" if ":" in host else host)
 
 
@@ -127,5 +125,6 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0] if host.count(":") == 1 else host
 
 
-def _shown(value: bytes) -> str:
-    return value[:_MAX_SHOWN].decode("latin-1")
+def _values(scope: Scope, wanted: bytes) -> list[str]:
+    """Of all headers of this name."""
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]

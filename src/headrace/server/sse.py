@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from headrace.events import Event
-from headrace.server.express import EXTENSION, Lane
+from headrace.server.express import Lane, transport_of
 from headrace.server.progress import LOOK_S, ProgressTeller
 from headrace.streams.pump import Pump
 from headrace.wire.numbered import Encoder
@@ -61,7 +60,7 @@ class EventWriter:
         self._view = pump.log.view()
         self._progress = ProgressTeller(pump) if tells_progress else None
         self._lane = Lane.of(scope, encoder) if may_bypass else None
-        self._transport: Any = scope.get("extensions", {}).get(EXTENSION)
+        self._transport = transport_of(scope)
         self._is_behind = self._transport is None
         """The client had not taken all that was written, or nobody can tell."""
 

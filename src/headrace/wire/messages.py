@@ -29,8 +29,6 @@ Message: TypeAlias = dict[str, JSON]
 OTHER_MEDIA: Final = frozenset(
     {"image_url", "input_image", "input_audio", "input_file", "file", "video_url"}
 )
-
-
 _DOCUMENT = Table(
     field("type", OneOf("document"), required=True),
     field(
@@ -42,11 +40,11 @@ _DOCUMENT = Table(
 
 
 class TextPart:
-    """One part of a message's content, as its text; of chat's, a document as well."""
+    """One part of a message's content, as its text."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, takes_documents: bool) -> None:
         """`names` are the values of `type` that mean text."""
-        self._takes_documents = names == ("text",)
+        self._takes_documents = takes_documents
         self._table = Table(
             field("type", OneOf(*names), required=True), field("text", Text(), required=True)
         )
@@ -78,9 +76,9 @@ def _joined(content: str | list[str], path: Path, reading: Reading) -> str:
     return content if isinstance(content, str) else "\n".join(content)
 
 
-def content(*names: str) -> Then:
+def content(*names: str, takes_documents: bool = False) -> Then:
     """A message's text: a string, or parts of these types."""
-    parts = Many(TextPart(*names), "text parts", limit="max_parts")
+    parts = Many(TextPart(*names, takes_documents=takes_documents), "text parts", limit="max_parts")
     return Then(
         ByType(
             {str: Text(), list: parts},
@@ -91,7 +89,7 @@ def content(*names: str) -> Then:
     )
 
 
-_CONTENT = content("text")
+_CONTENT = content("text", takes_documents=True)
 _NAME = field("name", Text())
 _FUNCTION = Table(field("name", Text(), required=True), field("arguments", Text(), required=True))
 _CALL = Table(
